@@ -1,0 +1,230 @@
+"""Resource names: the strings by which ByteStream requests name blobs and uploads.
+
+Rule: pure, text in and values out; nothing of gRPC, nothing of the store.  Every name that
+a client sends is read here and nowhere else.
+
+The forms (REAPI, comment of service ContentAddressableStorage)::
+
+    [instance/]blobs/[function/]hash/size
+    [instance/]compressed-blobs/compressor/[function/]hash/size
+    [instance/]uploads/uuid/blobs/[function/]hash/size[/anything]
+    [instance/]uploads/uuid/compressed-blobs/compressor/[function/]hash/size[/anything]
+
+The instance is everything before the first keyword and may hold slashes.  Names are read
+from the left, so what follows an upload's size is free to hold keywords too.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, NoReturn
+
+from cas.digest import (
+    BY_HEX_LENGTH,
+    BY_NAME,
+    FUNCTIONS,
+    MAX_SIZE,
+    Digest,
+    Function,
+    raw_hash,
+    shorten,
+)
+from cas.errors import InvalidArgument
+
+KEYWORDS: Final = frozenset(
+    {
+        "blobs",
+        "uploads",
+        "actions",
+        "actionResults",
+        "operations",
+        "capabilities",
+        "compressed-blobs",
+    }
+)
+"""Segments that no instance name may hold, so that names can be read from the left."""
+
+COMPRESSORS: Final[frozenset[str]] = frozenset()
+"""Compressors served under `compressed-blobs`, in lower case; identity is never one."""
+
+MAX_INSTANCE_BYTES: Final = 255
+MAX_UUID_BYTES: Final = 128
+
+_NOT_IN_INSTANCES: Final = KEYWORDS | {"", ".", ".."}
+_MAX_SIZE_DIGITS: Final = len(str(MAX_SIZE))
+
+
+class ResourceName(NamedTuple):
+    """What a resource name says.
+
+    `upload` is the uuid segment, None for a plain blob name; `compressor` is None for bytes
+    as they are.  What a client appends after an upload's size is not kept: REAPI lets
+    servers ignore it, and it must not make two uploads of one.
+    """
+
+    instance: str
+    upload: str | None
+    compressor: str | None
+    digest: Digest
+
+
+def parse(name: str) -> ResourceName:
+    """Reads any of the forms; raises InvalidArgument naming the value and what is wrong."""
+    segments = name.split("/")
+    at = 0
+    for segment in segments:
+        if segment in KEYWORDS:
+            break
+        at += 1
+    else:
+        _fail(name, "no segment 'blobs', 'compressed-blobs' or 'uploads'")
+    instance = check_instance("/".join(segments[:at])) if at else ""
+    if at and not instance:
+        _fail(name, "it begins with a slash")
+    end = len(segments)
+    upload = None
+    if segment == "uploads":
+        if end < at + 3:
+            _fail(name, "it ends before the blob's hash and size")
+        upload = segments[at + 1]
+        _check_uuid(name, upload)
+        at += 2
+        segment = segments[at]
+    at += 1
+    compressor = None
+    if segment == "compressed-blobs":
+        compressor = segments[at] if at < end else ""
+        if compressor not in COMPRESSORS:
+            _fail(name, _unknown_compressor(compressor))
+        at += 1
+    elif segment != "blobs":
+        _fail(name, f"segment {shorten(segment)} stands where 'blobs' was expected")
+
+    # The hash's own length tells the function, except where a segment names it.
+    function = None
+    if at < end:
+        function = BY_HEX_LENGTH.get(len(segments[at]))
+        if function is None:
+            function = _named_function(name, segments[at])
+            at += 1
+    if function is None or end < at + 2:
+        _fail(name, "it ends before the blob's hash and size")
+    if upload is None and end != at + 2:
+        _fail(name, "something follows the blob's size")
+    try:
+        raw = raw_hash(segments[at], function)
+    except InvalidArgument as error:
+        _fail(name, str(error))
+    digits = segments[at + 1]
+    # int() alone would take signs, spaces, underscores and other scripts' digits.
+    if (
+        not digits.isdigit()
+        or not digits.isascii()
+        or len(digits) > _MAX_SIZE_DIGITS
+        or (digits[0] == "0" and len(digits) > 1)
+    ):
+        _fail(name, f"size {shorten(digits)} is not a decimal number from 0 to {MAX_SIZE}")
+    size = int(digits)
+    if size > MAX_SIZE:
+        _fail(name, f"size {digits} is not a decimal number from 0 to {MAX_SIZE}")
+    return ResourceName(instance, upload, compressor, Digest(function.prefix + raw, size))
+
+
+def parse_read(name: str) -> ResourceName:
+    """Reads a name that Read takes: a blob, not an upload."""
+    resource = parse(name)
+    if resource.upload is not None:
+        _fail(name, "an upload cannot be read; expected [instance/]blobs/hash/size")
+    return resource
+
+
+def parse_write(name: str) -> ResourceName:
+    """Reads a name that Write and QueryWriteStatus take: an upload, or a plain blob.
+
+    A plain name is resumable by whoever has the bytes.  Compressed streams of different
+    clients differ for the same blob, so those need an upload's name.
+    """
+    resource = parse(name)
+    if resource.upload is None and resource.compressor is not None:
+        _fail(name, "compressed data is written to [instance/]uploads/uuid/compressed-blobs/…")
+    return resource
+
+
+def format(resource: ResourceName) -> str:
+    """The name that `parse` reads back as `resource`."""
+    parts = [resource.instance] if resource.instance else []
+    if resource.upload is not None:
+        parts += ("uploads", resource.upload)
+    parts += (
+        ("blobs",) if resource.compressor is None else ("compressed-blobs", resource.compressor)
+    )
+    digest = resource.digest
+    function = digest.function
+    if function.in_names:
+        parts.append(function.name)
+    parts += (digest.hex, str(digest.size))
+    return "/".join(parts)
+
+
+def check_instance(name: str) -> str:
+    """Returns `name` if it can be an instance name, or raises InvalidArgument.
+
+    The empty name is one.  Others are segments joined by single slashes, none of them a
+    keyword, `.` or `..`, no control characters, at most 255 bytes of UTF-8: what REAPI
+    forbids, and what would be ambiguous in a resource name or unsafe in a path or a log.
+    """
+    if not name:
+        return name
+    if not _NOT_IN_INSTANCES.isdisjoint(name.split("/")):
+        bad = next(s for s in name.split("/") if s in _NOT_IN_INSTANCES)
+        raise InvalidArgument(
+            f"instance name {shorten(name)} has a segment {bad!r}; expected segments that are "
+            "neither empty, dots nor a keyword of resource names"
+        )
+    if len(name) > MAX_INSTANCE_BYTES or not (name.isascii() and name.isprintable()):
+        _check_text(f"instance name {shorten(name)}", name, MAX_INSTANCE_BYTES)
+    return name
+
+
+def _check_uuid(name: str, uuid: str) -> None:
+    """REAPI asks for a version 4 UUID, and only so that uploads do not collide.  Any other
+    segment does that as well, and clients send such: without dashes, in upper case, with a
+    host's name or a counter.  Refusing them would gain nothing."""
+    if uuid in {"", ".", ".."}:
+        _fail(name, f"{uuid!r} stands where the upload's uuid was expected")
+    if len(uuid) > MAX_UUID_BYTES or not (uuid.isascii() and uuid.isprintable()):
+        _check_text(f"resource name {shorten(name)}: uuid {shorten(uuid)}", uuid, MAX_UUID_BYTES)
+
+
+def _check_text(what: str, text: str, limit: int) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what} is not valid Unicode") from None
+    if size > limit:
+        raise InvalidArgument(f"{what} has {size} bytes; expected at most {limit}")
+    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
+        raise InvalidArgument(f"{what} holds a control character")
+
+
+def _named_function(name: str, segment: str) -> Function:
+    """The function whose name is `segment`, which is not a hash by its length."""
+    function = BY_NAME.get(segment)
+    if function is None:
+        lengths = ", ".join(f"{2 * f.length} ({f.name})" for f in FUNCTIONS)
+        _fail(
+            name,
+            f"{shorten(segment)} is neither a hash ({lengths} lowercase hex digits) nor a "
+            "digest function that names may hold",
+        )
+    if not function.in_names:
+        _fail(name, f"digest function {segment!r} is left out of names")
+    return function
+
+
+def _unknown_compressor(compressor: str) -> str:
+    served = ", ".join(sorted(COMPRESSORS)) or "none; read and write under 'blobs' instead"
+    return f"compressor {shorten(compressor)} is not served; expected one of: {served}"
+
+
+def _fail(name: str, why: str) -> NoReturn:
+    raise InvalidArgument(f"resource name {shorten(name)}: {why}")
