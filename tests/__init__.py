@@ -1,0 +1,1 @@
+"""The test suite; folders mirror cas/. What several of them share is imported as `tests.…`."""
