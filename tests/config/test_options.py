@@ -1,0 +1,151 @@
+"""Values as text and as TOML: sizes, addresses, numbers, switches."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cas import config, options
+from cas.options import TcpAddress, UnixAddress
+
+exactly = settings(derandomize=True, max_examples=200, deadline=None)
+
+SIZES = st.integers(0, options.MAX_SIZE)
+
+
+@exactly
+@given(SIZES)
+def test_a_formatted_size_reads_back(number: int) -> None:
+    assert options.parse_size(options.format_size(number)) == number
+
+
+@exactly
+@given(st.integers(0, 10**6), st.sampled_from(sorted(options.UNITS)), st.booleans())
+def test_a_size_is_its_number_times_its_unit(number: int, unit: str, space: bool) -> None:
+    text = f"{number}{' ' if space else ''}{unit}"
+    assert options.parse_size(text) == number * options.UNITS[unit]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0", 0), ("4194304", 4_194_304), ("4MiB", 4_194_304), ("1 TiB", 2**40)],
+)
+def test_sizes(text: str, number: int) -> None:
+    assert options.parse_size(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "4 M", "4MB", "4mib", "-1", "+1", "1.5GiB", "1_000", " 4", "4 ", "٤", "4  KiB", "KiB",
+     "9" * 20, "4\n"],
+)  # fmt: skip
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError):
+        options.parse_size(text)
+
+
+@exactly
+@given(st.text(alphabet=string.printable, max_size=12))
+def test_size_parsing_ends_in_a_size_or_a_value_error(text: str) -> None:
+    try:
+        number = options.parse_size(text)
+    except ValueError:
+        return
+    assert number >= 0
+    assert options.parse_size(options.format_size(number)) == number
+
+
+HOSTS = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str),
+    st.from_regex(r"[a-z][a-z0-9.-]{0,30}", fullmatch=True),
+)
+TCP = st.builds(TcpAddress, HOSTS, st.integers(0, 65_535))
+UNIX = st.builds(UnixAddress, st.from_regex(r"/[A-Za-z0-9_./-]{1,90}", fullmatch=True))
+
+
+@exactly
+@given(st.one_of(TCP, UNIX, st.none()))
+def test_a_formatted_address_reads_back(address: options.Address) -> None:
+    assert options.parse_address(options.format_address(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("none", None),
+        ("127.0.0.1:8980", TcpAddress("127.0.0.1", 8980)),
+        ("localhost:0", TcpAddress("localhost", 0)),
+        ("[::1]:80", TcpAddress("::1", 80)),
+        ("[0:0:0:0:0:0:0:1]:80", TcpAddress("::1", 80)),
+        ("unix:/run/cas.sock", UnixAddress("/run/cas.sock")),
+    ],
+)
+def test_addresses(text: str, address: options.Address) -> None:
+    assert options.parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "8980", ":8980", "localhost", "localhost:", "localhost:65536", "localhost:-1",
+     "::1:80", "[::1]", "[nope]:80", "[::1%eth0]:80", "unix:", "unix:relative", "unix:/",
+     "unix:/a b", "unix:/a%20b", "unix:/" + "x" * 107, "None", "http://localhost:80",
+     "localhost:80 ", "localhost:８０"],
+)  # fmt: skip
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError):
+        options.parse_address(text)
+
+
+@exactly
+@given(st.text(max_size=40))
+def test_address_parsing_ends_in_an_address_or_a_value_error(text: str) -> None:
+    try:
+        address = options.parse_address(text)
+    except ValueError:
+        return
+    assert options.parse_address(options.format_address(address)) == address
+
+
+@exactly
+@given(st.floats(0, 86_400))
+def test_written_seconds_read_back(number: float) -> None:
+    kind = options.seconds(0, 86_400)
+    assert kind.from_text(kind.to_text(number)) == number
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "dir": st.from_regex(r"[a-z~/. ]{1,20}", fullmatch=True).map(Path),
+    "grpc": st.one_of(TCP, UNIX, st.none()),
+    "http": st.none(),
+    "workers": st.integers(0, 1024),
+    "engine": st.sampled_from(["aio", "cq"]),
+    "drain_timeout": st.floats(0, 86_400),
+    "heartbeat_timeout": st.floats(1, 3_600),
+    "durability": st.sampled_from(["strict", "batch", "none"]),
+    "max_blob_size": st.integers(1, options.MAX_SIZE),
+    "max_batch_total_size": st.integers(1, 2**30),
+    "max_message_size": st.integers(1, 2**31 - 1),
+    "max_open_uploads": st.integers(1, 10**9),
+    "max_concurrent_calls": st.integers(1, 10**9),
+    "helper_threads": st.integers(1, 256),
+    "inline_threshold": st.integers(0, 2**20),
+    "require_references": st.booleans(),
+    "log_format": st.sampled_from(["auto", "json", "text"]),
+    "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
+}
+
+
+@exactly
+@given(st.fixed_dictionaries(VALUES).map(lambda values: config.Config(**values)))
+def test_a_configuration_survives_the_way_to_another_process(given_: config.Config) -> None:
+    assert config.from_wire(config.to_wire(given_)) == given_
+
+
+def test_the_strategies_above_cover_every_option() -> None:
+    assert list(VALUES) == [option.name for option in config.options()]
