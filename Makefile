@@ -1,0 +1,60 @@
+# Everything from nothing but Python 3.11 to 3.13 and make, in .venv; `make help` lists the rest.
+# ARGS is handed on: make serve ARGS='--grpc 0.0.0.0:8980', make test ARGS='tests/api -x'.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# The first that runs, has what a venv needs, and is in range. A name on PATH may be a version
+# manager's shim that does not run; PYTHON=… overrides.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	</dev/null >/dev/null 2>&1 && echo $$python && break; done)
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.PHONY: help setup serve test lint format bench clients lock
+
+help: ## This list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Set up .venv: locked dependencies, the project itself, generated modules.
+
+serve: setup ## Serve from ~/.cache/cas, or CAS_DIR, on 127.0.0.1.
+	exec $(BIN)/cas serve $(ARGS)
+
+test: setup ## The test suite.
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Style, types and the direction of imports.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Bring the sources into the style that lint wants.
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: setup ## Benchmarks; ARGS=--help tells which.
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clients: setup ## Real clients against a server; ARGS=--help tells which.
+	tests/clients/run $(ARGS)
+
+lock: setup ## Take the newest versions that pyproject.toml allows into requirements.lock.
+	$(PIP) install --quiet 'uv>=0.5,<1'
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \
+		--output-file requirements.lock pyproject.toml
+
+# In two steps, so that a change of pyproject.toml alone does not install everything again.
+$(VENV)/.locked: requirements.lock
+	$(if $(PYTHON),,$(error no Python 3.11 to 3.13 with venv and ensurepip on PATH; set PYTHON))
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --require-hashes --requirement requirements.lock
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml protos/build_hook.py $(wildcard protos/cas/pb/*.proto)
+	$(PIP) install --quiet --no-deps --editable .
+	touch $@
