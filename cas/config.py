@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cas.errors import ConfigError
 from cas.options import (
@@ -36,6 +36,8 @@ from cas.options import (
 )
 
 T = TypeVar("T")
+
+Durability = Literal["strict", "batch", "none"]
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
@@ -71,7 +73,7 @@ class Config:
     heartbeat_timeout: float = _option(
         seconds(1, 3_600), 15.0, "seconds without an answer until a worker is replaced"
     )
-    durability: str = _option(
+    durability: Durability = _option(
         choice("strict", "batch", "none"),
         "strict",
         "when a write is acknowledged: once synced, synced up to 200 ms later, never synced",
@@ -84,7 +86,7 @@ class Config:
         size(1, 2 * GIB - 1), 16 * MIB, "largest request message; above max_batch_total_size"
     )
     max_open_uploads: int = _option(
-        whole(1), 10_000, "unfinished uploads kept at once, of all workers"
+        whole(1), 2_048, "uploads a worker receives at once; further ones get RESOURCE_EXHAUSTED"
     )
     max_concurrent_calls: int = _option(
         whole(1), 4_096, "calls a worker serves at once; further ones get RESOURCE_EXHAUSTED"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+L = TypeVar("L", bound=str)
 
 MAX_SIZE = 2**63 - 1
 """Sizes travel as int64 in every protocol that is served."""
@@ -172,13 +173,15 @@ def size(low: int, high: int = MAX_SIZE) -> Kind[int]:
     return Kind(expected, "SIZE", from_text, from_toml, format_size)
 
 
-def choice(*names: str) -> Kind[str]:
+def choice(*names: L) -> Kind[L]:
     """One of a few words."""
 
-    def from_text(text: str) -> str:
-        if text not in names:
+    words = {str(name): name for name in names}
+
+    def from_text(text: str) -> L:
+        if text not in words:
             raise ValueError(text)
-        return text
+        return words[text]
 
     return Kind(
         "one of " + ", ".join(names), "|".join(names), from_text, _typed(from_text, str), str
@@ -243,7 +246,7 @@ SWITCH: Kind[bool] = Kind(
     "true or false",
     "true|false",
     _switch_from_text,
-    _typed(lambda value: bool(value), bool),
+    _typed(bool, bool),
     _switch_to_text,
     quoted=False,
     bare="true",

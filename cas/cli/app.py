@@ -1,0 +1,86 @@
+"""`main`: the ``cas`` command.
+
+Rule: knows which commands there are and turns the errors that end a command into a line
+and an exit code: 0 done, 1 failed, 2 asked for wrongly.  No command's options are here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cas.cli import serve
+from cas.config import suggestion
+from cas.errors import CasError, ConfigError
+
+DISTRIBUTION = "cas-cache"
+"""The project's name where packages are installed from."""
+
+COMMANDS = (serve,)
+"""Each has `add(commands)`, which adds its parser and sets ``run``."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+class _Version(argparse.Action):
+    """Looks the version up only where it is asked for: that takes longer than the rest."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> NoReturn:
+        import importlib.metadata
+
+        try:
+            version = importlib.metadata.version(DISTRIBUTION)
+        except importlib.metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print("cas", version)
+        parser.exit()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; the process's exit code."""
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        code: int = options.run(options, os.environ)
+        return code
+    except ConfigError as error:
+        return _fail(error, 2)
+    except CasError as error:
+        return _fail(error, 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 1)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="cas", description="A content-addressable blob store and remote build cache."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # An unknown option's value is unknown too, and may come first.
+        first = next((word for word in unknown if word.startswith("-")), unknown[0])
+        flag = first.partition("=")[0]
+        if not flag.startswith("-"):
+            raise ConfigError(f"unexpected argument {flag!r}")
+        raise ConfigError(f"unknown option {flag}{suggestion(flag, options.flags)}")
+    return options
+
+
+def _fail(error: CasError | str, code: int) -> int:
+    print("cas:", " ".join(str(error).split()), file=sys.stderr)
+    return code

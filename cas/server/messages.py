@@ -1,0 +1,83 @@
+"""What a supervisor and its worker say to each other: lines over two pipes.
+
+Rule: pure; values to bytes and back.  To the worker's stdin goes one line with its `Task`,
+later `DRAIN`; the end of that pipe means that the supervisor is gone.  From the worker come
+`Event` lines.  Nothing is handed over by arguments or environment, which others can read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from cas import config
+from cas.config import Config
+
+DRAIN = b"drain\n"
+
+READY = "ready"
+"""The worker serves."""
+BEAT = "beat"
+"""The worker's engine answered."""
+FATAL = "fatal"
+"""The worker cannot serve; `Event.detail` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one worker is to do."""
+
+    number: int
+    """Which of the supervisor's workers this is, from 0."""
+    supervisor: int
+    """The supervisor's process id."""
+    addresses: tuple[str, ...]
+    """Where to listen, as gRPC writes it: numeric hosts, no port 0."""
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line from a worker."""
+
+    kind: str
+    detail: str = ""
+
+
+def encode_task(task: Task) -> bytes:
+    """`task` as one line."""
+    return _line(
+        {
+            "number": task.number,
+            "supervisor": task.supervisor,
+            "addresses": task.addresses,
+            "config": config.to_wire(task.config),
+        }
+    )
+
+
+def decode_task(line: bytes) -> Task:
+    """The task that `encode_task` was given."""
+    fields = json.loads(line)
+    return Task(
+        number=fields["number"],
+        supervisor=fields["supervisor"],
+        addresses=tuple(fields["addresses"]),
+        config=config.from_wire(fields["config"]),
+    )
+
+
+def encode_event(event: Event) -> bytes:
+    """`event` as one line."""
+    return _line([event.kind, event.detail])
+
+
+def decode_event(line: bytes) -> Event:
+    """The event that `encode_event` was given."""
+    kind, detail = json.loads(line)
+    return Event(kind, detail)
+
+
+def _line(value: object) -> bytes:
+    # JSON in ASCII holds no line break of its own.
+    return json.dumps(value).encode("ascii") + b"\n"

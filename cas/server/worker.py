@@ -1,0 +1,111 @@
+"""One worker process: the composition root.
+
+Rule: the only place that knows which store, servicers and engine are put together; `_serve`
+reads from start to drain, top to bottom.  Started by `cas.server.supervisor` only, which
+hands over the task on stdin and hears of the worker over the pipe named in its argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+
+from cas import log
+from cas.config import Config
+from cas.errors import CasError
+from cas.rpc.handler import Engine, EngineOptions
+from cas.server import health, reflection
+from cas.server.link import Link
+from cas.server.messages import BEAT, FATAL, READY, Event, Task
+from cas.store.local import StoreOptions, open_store
+
+logger = logging.getLogger("cas.server.worker")
+
+BEAT_INTERVAL = 1.0
+"""Seconds between two signs of life, and for the engine to give one."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves as the supervisor's task says until told to drain; the exit code."""
+    link = Link(int(arguments[0]))
+    task = link.task()
+    log.configure(task.config.log_format, task.config.log_level, fields={"worker": task.number})
+    # What a crash in native code, or a hang (the supervisor sends SIGUSR1), was doing.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _allow_open_files()
+    try:
+        with link.signals():
+            _serve(task, link)
+        return 0
+    except (CasError, OSError) as error:
+        link.tell(Event(FATAL, str(error)))
+    except Exception as error:
+        logger.exception("worker failed")
+        link.tell(Event(FATAL, f"{type(error).__name__}: {error}"))
+    return 1
+
+
+def _serve(task: Task, link: Link) -> None:
+    """Start, serve, drain."""
+    config = task.config
+    with contextlib.ExitStack() as opened:
+        store = open_store(
+            config.dir,
+            StoreOptions(
+                durability=config.durability,
+                inline_threshold=config.inline_threshold,
+                max_open_uploads=config.max_open_uploads,
+            ),
+        )
+        opened.callback(store.close)
+        engine = _engine(config)
+        checks = health.Health(engine.runtime)
+        services = [health.SERVICE]
+        engine.add_generic_rpc_handlers([checks.handler(), reflection.handler(services)])
+        for address in task.addresses:
+            engine.add_insecure_port(address)
+
+        engine.start()
+        checks.serving(services)
+        link.tell(Event(READY))
+        while not link.stop_requested(BEAT_INTERVAL):
+            # Liveness must come from the engine's own loop, not from this thread.
+            if engine.alive(BEAT_INTERVAL):
+                link.tell(Event(BEAT))
+
+        checks.draining()
+        engine.stop(config.drain_timeout)
+        while not engine.wait_for_termination(BEAT_INTERVAL):
+            link.check()
+        # Syncs what was acknowledged: nothing may be served after it.
+        opened.close()
+
+
+def _engine(config: Config) -> Engine:
+    options = EngineOptions(
+        max_message_bytes=config.max_message_size,
+        max_concurrent_calls=config.max_concurrent_calls,
+        helper_threads=config.helper_threads,
+    )
+    module = importlib.import_module(f"cas.rpc.{config.engine}")
+    engine: Engine = module.make_engine(options)
+    return engine
+
+
+def _allow_open_files() -> None:
+    """Raises the limit of open files as far as it may go: connections, uploads and reads
+    each hold one, and the usual 1,024 are few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
