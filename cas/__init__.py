@@ -1,0 +1,1 @@
+"""cas: a content-addressable blob store and remote build cache."""
