@@ -1,0 +1,169 @@
+"""Index records, to bytes and back.
+
+Rule: pure.  Every record opens with its version, so that a later release can read
+what an earlier one wrote; a record that cannot be read raises DataLoss naming it.
+
+Layouts (little-endian; last use is whole minutes since the epoch, 32 bits):
+
+========  ==================================================================
+blob      version u8 · where u8 · file u32 · last use u32 · size u64 ·
+          stored size u64
+action    version u8 · flags u8 · author length u16 · references u32 ·
+          written at u64 (ms since the epoch) · author (UTF-8) ·
+          referenced keys, each after its length u8 · ActionResult bytes
+lru key   last use u32 **big-endian** · key, so that LMDB's order is age
+========  ==================================================================
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cas.errors import DataLoss
+
+VERSION = 1
+
+INLINE = 0
+"""`where`: the bytes are in the `data` table."""
+FILE = 1
+"""`where`: the bytes are in a file; `BlobRecord.file` is the generation in its name."""
+ACTION = 2
+"""`where`: an action result; its bytes are in the `ac` table."""
+
+_BLOB = struct.Struct("<BBxxIIxxxxQQ")
+_ACTION = struct.Struct("<BBHIQ")
+_EXPANDED = 1
+_LRU = struct.Struct(">I")
+
+MINUTE = 60.0
+
+_BYTE = [bytes((value,)) for value in range(256)]
+
+
+class BlobRecord(NamedTuple):
+    """What the `meta` table says of one key."""
+
+    where: int
+    """INLINE, FILE or ACTION."""
+    file: int
+    """Generation of the file's name; 0 when `where` is not FILE."""
+    last_use: int
+    """Whole minutes since the epoch."""
+    size: int
+    """Bytes of the blob."""
+    stored: int
+    """Bytes that it takes on disk."""
+
+
+class ActionRecord(NamedTuple):
+    """What the `ac` table holds for one (instance, action digest)."""
+
+    written_at: int
+    """Milliseconds since the epoch."""
+    author: str
+    """Who wrote it: principal and tool, as one line for people."""
+    references: Sequence[bytes]
+    """Keys of every blob that the result needs, those named by its trees included."""
+    expanded: bool
+    """Whether `references` covers the trees: false when one was absent at the time."""
+    result: bytes
+    """The ActionResult exactly as the client sent it."""
+
+
+def pack_blob(record: BlobRecord) -> bytes:
+    """The record's bytes; `pack_size` gives what stands at `SIZE_AT`."""
+    where, file, last_use, size, stored = record
+    return _BLOB.pack(VERSION, where, file, last_use, size, stored)
+
+
+def unpack_blob(raw: bytes | memoryview) -> BlobRecord:
+    try:
+        version, where, file, last_use, size, stored = _BLOB.unpack(raw)
+    except struct.error:
+        raise DataLoss(f"index record of {len(raw)} bytes, expected {_BLOB.size}") from None
+    if version != VERSION or where not in (INLINE, FILE, ACTION):
+        raise DataLoss(f"index record of version {version}, kind {where}; expected {VERSION}")
+    return BlobRecord(where, file, last_use, size, stored)
+
+
+def pack_action(record: ActionRecord) -> bytes:
+    author = record.author.encode("utf-8", "replace")[:1024]
+    references = record.references
+    parts = [
+        _ACTION.pack(
+            VERSION,
+            _EXPANDED if record.expanded else 0,
+            len(author),
+            len(references),
+            record.written_at,
+        ),
+        author,
+    ]
+    for key in references:
+        parts += (_BYTE[len(key)], key)
+    parts.append(record.result)
+    return b"".join(parts)
+
+
+class PackedAction(NamedTuple):
+    """An action record cut into what a cache hit needs, nothing decoded further."""
+
+    references: list[bytes]
+    expanded: bool
+    result: bytes
+
+
+def cut_action(raw: bytes) -> PackedAction:
+    """The hot half of `unpack_action`: keys to look up and the bytes to answer."""
+    try:
+        version, flags, author_length, count, _ = _ACTION.unpack_from(raw)
+        at = _ACTION.size + author_length
+        references = []
+        for _ in range(count):
+            end = at + 1 + raw[at]
+            references.append(raw[at + 1 : end])
+            at = end
+    except (struct.error, IndexError):
+        raise DataLoss(f"action record of {len(raw)} bytes is cut short") from None
+    if version != VERSION or at > len(raw):
+        raise DataLoss(f"action record of version {version}, {len(raw)} bytes, is damaged")
+    return PackedAction(references, bool(flags & _EXPANDED), raw[at:])
+
+
+def unpack_action(raw: bytes) -> ActionRecord:
+    references, expanded, result = cut_action(raw)
+    _, _, author_length, _, written_at = _ACTION.unpack_from(raw)
+    author = raw[_ACTION.size : _ACTION.size + author_length].decode("utf-8", "replace")
+    return ActionRecord(written_at, author, references, expanded, result)
+
+
+def action_key(instance: str, key: bytes) -> bytes:
+    """The key of an action result in `ac`: instances first, so one can be walked.
+
+    An instance name holds no NUL, so the separator is unambiguous.
+    """
+    return instance.encode() + b"\0" + key
+
+
+def action_meta_key(action: bytes) -> bytes:
+    """The key under which `meta` and `lru` know an action result: digest function codes
+    start at 1, so no blob's key begins with this byte."""
+    return b"\0" + action
+
+
+def lru_key(last_use: int, key: bytes) -> bytes:
+    return _LRU.pack(last_use) + key
+
+
+def split_lru_key(raw: bytes) -> tuple[int, bytes]:
+    """The inverse of `lru_key`: (last use, key)."""
+    if len(raw) < _LRU.size:
+        raise DataLoss(f"lru key of {len(raw)} bytes")
+    return _LRU.unpack_from(raw)[0], raw[_LRU.size :]
+
+
+def minutes(seconds: float) -> int:
+    """A clock's seconds as the coarse time that records hold."""
+    return int(seconds // MINUTE)

@@ -1,0 +1,91 @@
+"""Index records: to bytes and back, and what is not one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cas import digest as digests
+from cas.errors import DataLoss
+from cas.index import records
+from cas.index.records import ActionRecord, BlobRecord
+
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+blob_records = st.builds(BlobRecord, st.sampled_from((0, 1, 2)), u32, u32, u64, u64)
+keys = st.binary(min_size=1, max_size=74)
+action_records = st.builds(
+    ActionRecord,
+    u64,
+    st.text(max_size=60),
+    st.lists(keys, max_size=20),
+    st.booleans(),
+    st.binary(max_size=300),
+)
+
+
+@given(blob_records)
+def test_a_blob_record_comes_back(record):
+    packed = records.pack_blob(record)
+    assert records.unpack_blob(packed) == record
+    assert len(packed) == 32
+
+
+@given(action_records)
+def test_an_action_record_comes_back(record):
+    packed = records.pack_action(record)
+    assert records.unpack_action(packed) == record._replace(author=record.author)
+    cut = records.cut_action(packed)
+    assert (cut.references, cut.expanded, cut.result) == (
+        record.references,
+        record.expanded,
+        record.result,
+    )
+
+
+@given(st.binary(max_size=80))
+def test_other_bytes_are_data_loss_or_a_record(raw):
+    for unpack in (records.unpack_blob, records.unpack_action):
+        try:
+            unpack(raw)
+        except DataLoss:
+            continue
+        assert raw[0] == records.VERSION
+
+
+@given(action_records, st.integers(0, 40))
+def test_a_record_cut_short_before_its_result_is_data_loss(record, cut):
+    packed = records.pack_action(record)
+    head = len(packed) - len(record.result)
+    if cut < head:
+        with pytest.raises(DataLoss):
+            records.cut_action(packed[:cut])
+
+
+@given(u32, keys, u32, keys)
+def test_lru_keys_sort_by_age(minute, key, other_minute, other_key):
+    first, second = records.lru_key(minute, key), records.lru_key(other_minute, other_key)
+    assert records.split_lru_key(first) == (minute, key)
+    if minute != other_minute:
+        assert (first < second) == (minute < other_minute)
+
+
+def test_actions_and_blobs_never_share_a_key():
+    action = records.action_key("a/b", digests.of(b"x").key[:33])
+    assert records.action_meta_key(action)[0] == 0
+    assert all(function.code > 0 for function in digests.FUNCTIONS)
+
+
+@given(st.integers(0, digests.MAX_SIZE))
+def test_a_key_holds_the_whole_digest(size):
+    digest = digests.make(digests.SHA256, bytes(32), size)
+    assert digests.from_key(digest.key) == digest
+
+
+@given(st.binary(max_size=50))
+def test_other_bytes_are_no_digest_key(raw):
+    try:
+        digest = digests.from_key(raw)
+    except DataLoss:
+        return
+    assert digest.key == raw
+    assert digests.make(digest.function, digest.hash, digest.size) == digest
