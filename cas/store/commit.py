@@ -1,0 +1,286 @@
+"""Group commit: many finished writes, one sync.
+
+Rule: the only place where anything becomes visible.  One thread per process takes
+everything that waits, and in this order (design: invariants 1 and 2):
+
+1. syncs the staged files,
+2. gives them their blobs' names beside the staging names, and syncs each directory
+   concerned once,
+3. enters all records in one index transaction, which LMDB syncs,
+4. removes the staging names, and copies that turned out to be there already,
+5. tells every waiter.
+
+The staging name outlives 3 because a client may have been told its size: a crash
+before 3 leaves the upload complete but unfinished, not gone.
+
+Durability `strict` does all that.  `batch` leaves the syncs of 1, 2 and 3 to a tick
+at most `BATCH_SECONDS` later; `none` leaves them to the system.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from cas.errors import CasError, StoreClosed, UploadSuperseded
+from cas.index.lmdb import Changes, Index, NewAction, NewBlob
+from cas.index.records import minutes
+from cas.store.files import Files
+from cas.store.interface import Durability
+from cas.store.pending import Pending
+
+BATCH_SECONDS = 0.2
+"""Longest time that durability `batch` leaves an acknowledged write unsynced."""
+TOUCH_SECONDS = 30.0
+"""How often last-use times are written; eviction may be wrong by so much."""
+MAX_TOUCHES = 100_000
+"""Keys in use that may wait to be written; beyond that they are written at once."""
+MAX_GROUP = 512
+"""Works in one commit: bounds the time for which writers of other processes wait."""
+
+log = logging.getLogger("cas.store")
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A complete, verified file in staging, and the name that it is to get."""
+
+    fd: int
+    """Open, and held (`Files.hold`); closed here."""
+    path: str | None
+    """Its name in staging; None for a file that was written under its blob's name."""
+    blob: str
+    shard: str
+
+
+@dataclass(slots=True)
+class Work:
+    """One write to commit; `pending` is resolved or failed exactly once."""
+
+    pending: Pending[None]
+    blobs: Sequence[NewBlob] = ()
+    """With `staged`, exactly one, whose record says FILE."""
+    staged: Staged | None = None
+    action: NewAction | None = None
+    dropped: tuple[bytes, bytes] | None = None
+    """(key, record) of a dead action result."""
+    remove: str | None = None
+    """A staging file that is of no use after the commit."""
+
+
+class Committer:
+    """The thread and its queue.  `submit` from any thread; `close` once."""
+
+    def __init__(
+        self,
+        index: Index,
+        files: Files,
+        durability: Durability,
+        take_touches: Callable[[], Collection[bytes]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`take_touches` hands over the keys used since it was last called."""
+        self._index = index
+        self._files = files
+        self._strict = durability == "strict"
+        self._batch = durability == "batch"
+        self._take_touches = take_touches
+        self._clock = clock
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._closed = False
+        self._touches_wanted = False
+        self._unsynced = _Unsynced()
+        self._thread = threading.Thread(target=self._run, name="cas-commit", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> None:
+        if self._closed:
+            work.pending.fail(StoreClosed("the store is closing"))
+            return
+        self._queue.put(work)
+
+    def write_touches(self) -> None:
+        """Has the last-use times written soon, not only when their time comes."""
+        if not self._touches_wanted:
+            self._touches_wanted = True
+            self._queue.put(Work(Pending()))
+
+    def close(self) -> None:
+        """Commits what was submitted, syncs in every mode, ends the thread."""
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+
+    # --- the thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        next_touch = time.monotonic() + TOUCH_SECONDS
+        running = True
+        while running:
+            group = self._next_group(next_touch)
+            if group and group[-1] is None:
+                group.pop()
+                running = False
+            now = time.monotonic()
+            touched: Collection[bytes] = ()
+            if now >= next_touch or self._touches_wanted or not running:
+                self._touches_wanted = False
+                touched = self._take_touches()
+                next_touch = now + TOUCH_SECONDS
+            works = [work for work in group if work is not None]
+            if works or touched:
+                self._commit(works, touched)
+            if self._unsynced.due(time.monotonic()) or not running:
+                self._sync_batch()
+        while not self._queue.empty():
+            late = self._queue.get()
+            if late is not None:
+                late.pending.fail(StoreClosed("the store is closing"))
+
+    def _next_group(self, next_touch: float) -> list[Work | None]:
+        """Everything that waits, in order, a None last if the thread is to end; empty when
+        a timer is due first."""
+        deadline = min(next_touch, self._unsynced.deadline)
+        group: list[Work | None] = []
+        with suppress(queue.Empty):
+            group.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+            while group[-1] is not None and len(group) < MAX_GROUP:
+                group.append(self._queue.get_nowait())
+        return group
+
+    def _commit(self, works: list[Work], touched: Collection[bytes]) -> None:
+        changes = Changes(minutes(self._clock()), touched=touched)
+        ready = self._prepare(works)
+        for work in ready:
+            changes.blobs += work.blobs
+            if work.action is not None:
+                changes.actions.append(work.action)
+            if work.dropped is not None:
+                changes.dropped_actions.append(work.dropped)
+        try:
+            known = self._index.apply(changes)
+        except Exception as error:  # noqa: BLE001 - every waiter must hear of it
+            self._fail_all(ready, error)
+            return
+        if known:
+            self._remove_copies(ready, known)
+        if self._batch:
+            self._unsynced.add(time.monotonic(), [work.staged for work in ready if work.staged])
+        for work in ready:
+            if work.remove is not None:
+                self._remove(work.remove)
+            if work.staged is not None:
+                if work.staged.path is not None:
+                    self._remove(work.staged.path)
+                if not self._batch:
+                    self._files.close(work.staged.fd)
+            work.pending.resolve(None)
+
+    def _prepare(self, works: list[Work]) -> list[Work]:
+        """Steps 1 and 2; the works that got through them.  Others have failed alone."""
+        ready: list[Work] = []
+        shards: dict[str, None] = {}
+        for work in works:
+            staged = work.staged
+            if staged is not None:
+                try:
+                    if self._strict:
+                        self._files.sync(staged.fd)
+                    if staged.path is not None:
+                        self._publish(staged.fd, staged.path, staged.blob)
+                except Exception as error:  # noqa: BLE001 - every waiter must hear of it
+                    self._fail(work, error)
+                    continue
+                shards[staged.shard] = None
+            ready.append(work)
+        if self._strict:
+            for shard in shards:
+                try:
+                    self._files.sync_directory(shard)
+                except OSError as error:
+                    lost = [w for w in ready if w.staged and w.staged.shard == shard]
+                    ready = [work for work in ready if work not in lost]
+                    self._fail_all(lost, error)
+        return ready
+
+    def _publish(self, fd: int, staging: str, blob: str) -> None:
+        # A later stream may be taking the upload over: then its file, not this one, bears
+        # the name, and must not be published unverified.
+        if not self._files.guard(fd, wait=False):
+            raise UploadSuperseded("a later stream is taking this upload over")
+        try:
+            if not self._files.names(staging, fd):
+                raise UploadSuperseded("a later stream took this upload over")
+            self._files.publish(staging, blob)
+        finally:
+            self._files.unguard(fd)
+
+    def _remove_copies(self, ready: list[Work], known: list[NewBlob]) -> None:
+        keys = {blob.key for blob in known}
+        for work in ready:
+            if work.staged is not None and work.blobs[0].key in keys:
+                record = self._index.blob(work.blobs[0].key)
+                # Two copies of one blob in this very group: the first one is the record's.
+                if record is None or record.file != work.blobs[0].record.file:
+                    self._remove(work.staged.blob)
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._files.remove(path)
+        except OSError as error:
+            log.error("a file could not be removed", extra={"path": path, "error": str(error)})
+
+    def _fail_all(self, works: Sequence[Work], error: Exception) -> None:
+        for work in works:
+            if work.staged is not None:
+                self._remove(work.staged.blob)
+            self._fail(work, error)
+
+    def _fail(self, work: Work, error: Exception) -> None:
+        if not isinstance(error, CasError):
+            log.error("a commit failed", extra={"error": repr(error)})
+        if work.staged is not None:
+            self._files.close(work.staged.fd)
+        work.pending.fail(error)
+
+    def _sync_batch(self) -> None:
+        """The tick of durability `batch`: files, directories, then the index."""
+        staged = self._unsynced.take()
+        try:
+            for item in staged:
+                self._files.sync(item.fd)
+            for shard in {item.shard: None for item in staged}:
+                self._files.sync_directory(shard)
+            self._index.flush()
+        except Exception as error:  # noqa: BLE001 - every waiter must hear of it
+            log.error(
+                "a write-back failed; unsynced writes may be lost if the machine stops",
+                extra={"error": repr(error)},
+            )
+        finally:
+            for item in staged:
+                self._files.close(item.fd)
+
+
+@dataclass(slots=True)
+class _Unsynced:
+    """What durability `batch` has acknowledged and not synced yet."""
+
+    deadline: float = float("inf")
+    files: list[Staged] = field(default_factory=list)
+
+    def add(self, now: float, files: list[Staged]) -> None:
+        self.files += files
+        self.deadline = min(self.deadline, now + BATCH_SECONDS)
+
+    def due(self, now: float) -> bool:
+        return now >= self.deadline
+
+    def take(self) -> list[Staged]:
+        files, self.files, self.deadline = self.files, [], float("inf")
+        return files

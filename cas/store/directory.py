@@ -1,0 +1,89 @@
+"""A store's directory before it is opened: its format, and who may use it.
+
+Rule: needs neither LMDB nor anything above files, because a supervisor that opens no
+index prepares the directory for its workers.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cas.errors import FormatMismatch, StoreInUse
+from cas.store.files import Files
+from cas.store.layout import FORMAT_VERSION, Layout
+
+_OURS = frozenset(("lock", "index", "blobs", "staging", "quarantine", "format.new"))
+"""What an interrupted first start may have left before there was a format line."""
+
+
+class DirectoryLock:
+    """The exclusive use of a store's directory by one server, until `close` or its end."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def prepare(directory: Path) -> DirectoryLock:
+    """Makes `directory` a store's, if it is new or empty, and locks it for this server.
+
+    Raises FormatMismatch when it holds another format or foreign files, which are left
+    untouched; StoreInUse when another server runs on it; OSError naming the path when it
+    cannot be made or written.
+    """
+    layout = Layout(directory)
+    files = Files()
+    directory.mkdir(parents=True, exist_ok=True)
+    check_format(layout)
+    lock = _lock(layout, files)
+    try:
+        shards = layout.shards()
+        for path in (layout.index, layout.staging, layout.quarantine, layout.blobs, *shards):
+            files.make_directory(path)
+        for path in sorted({shard.parent for shard in shards} | {directory}):
+            files.sync_directory(path)
+        if not layout.format.exists():
+            files.write_file(layout.format, f"{FORMAT_VERSION}\n".encode())
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def check_format(layout: Layout) -> None:
+    """Raises FormatMismatch unless the directory is a store's of this format, or empty."""
+    try:
+        found = layout.format.read_text("utf-8", "replace").strip()
+    except FileNotFoundError:
+        foreign = sorted(path.name for path in layout.root.iterdir() if path.name not in _OURS)
+        if foreign:
+            raise FormatMismatch(
+                f"{layout.root} is no cas directory and not empty (it holds {foreign[0]}); "
+                "expected an empty or new directory"
+            ) from None
+        return
+    if found != FORMAT_VERSION:
+        raise FormatMismatch(
+            f"{layout.root} holds format {found[:40]!r}, this release reads {FORMAT_VERSION!r}; "
+            "it was left untouched"
+        )
+
+
+def _lock(layout: Layout, files: Files) -> DirectoryLock:
+    fd = files.open_lock(layout.lock)
+    if not files.hold(fd):
+        holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        files.close(fd)
+        raise StoreInUse(
+            f"{layout.root} is in use by another server (pid {holder}); "
+            "stop it or choose another directory"
+        )
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return DirectoryLock(fd)

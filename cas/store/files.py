@@ -1,0 +1,209 @@
+"""Every operation on files that the store makes.
+
+Rule: the only caller of open, write, fsync, rename and unlink below a store's
+directory.  Each operation is one method, and each passes the seam first, so that a
+test can stop a process, or fail an operation, exactly there.  Errors of the
+system become `NoSpace` where room is what lacks, and stay OSError otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cas.errors import NoSpace
+
+Seam = Callable[[str, str], None]
+"""Called with (operation, path) before each operation; may raise, or never return."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# struct flock: type, whence, start, length, pid; a length of 0 covers the whole file.
+_WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_NO_LOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+
+
+class Files:
+    """The operations; stateless but for the seam."""
+
+    def __init__(self, seam: Seam | None = None) -> None:
+        self._seam = seam
+
+    # --- directories -------------------------------------------------------------------
+
+    def make_directory(self, path: Path) -> None:
+        """Makes `path` unless it is there.  Durable once its parent is synced."""
+        self._reach("mkdir", path)
+        path.mkdir(exist_ok=True)
+
+    def sync_directory(self, path: str | Path) -> None:
+        """Makes the names in `path` durable."""
+        self._reach("sync-directory", path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    # --- whole small files -------------------------------------------------------------
+
+    def write_file(self, path: Path, content: bytes) -> None:
+        """Replaces `path` with `content`, durably and at once or not at all."""
+        self._reach("write-file", path)
+        beside = f"{path}.new"
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(beside, path)
+        self.sync_directory(path.parent)
+
+    # --- staging -----------------------------------------------------------------------
+
+    def create(self, path: str) -> int | None:
+        """A new empty file open for reading and writing, or None if `path` exists."""
+        self._reach("create", path)
+        with _room(path):
+            try:
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            except FileExistsError:
+                return None
+
+    def open_staging(self, path: str) -> int | None:
+        """The file open for reading and writing, or None if there is none."""
+        self._reach("open", path)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+
+    def write(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
+        """Writes all of `buffers` at `offset`; the offset behind them."""
+        self._reach("write", str(fd))
+        with _room("staging"):
+            todo = list(buffers)
+            while todo:
+                written = os.pwritev(fd, todo[:_IOV_MAX], offset)
+                offset += written
+                while todo and written >= len(todo[0]):
+                    written -= len(todo.pop(0))
+                if written:
+                    todo[0] = memoryview(todo[0])[written:]
+        return offset
+
+    def sync(self, fd: int) -> None:
+        """Makes a file's bytes and size durable."""
+        self._reach("sync", str(fd))
+        with _room("staging"):
+            os.fdatasync(fd)
+
+    def publish(self, staging: str, blob: str) -> None:
+        """Gives a staged file its blob's name too, which nothing else has."""
+        self._reach("publish", blob)
+        with _room(blob):
+            os.link(staging, blob)
+
+    def replace(self, new: str, staging: str) -> None:
+        """Puts `new` in the place of the staging file."""
+        self._reach("replace", staging)
+        os.rename(new, staging)
+
+    def remove(self, path: str) -> None:
+        """Removes a file, which may be gone already."""
+        self._reach("remove", path)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def open_lock(self, path: Path) -> int:
+        """A file to hold that is made if need be and whose content does not matter."""
+        self._reach("open-lock", path)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    # --- locks -------------------------------------------------------------------------
+
+    def hold(self, fd: int) -> bool:
+        """Marks the file as having a living writer: until `fd` is closed or its process
+        ends.  False when another one has marked it."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def guard(self, fd: int, *, wait: bool) -> bool:
+        """Takes the file's guard, held for the length of one operation only; False when it
+        is taken and `wait` is false.  Independent of `hold`."""
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _WRITE_LOCK)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def unguard(self, fd: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _NO_LOCK)
+
+    def names(self, path: str, fd: int) -> bool:
+        """Whether `path` still names the open file."""
+        try:
+            named = os.stat(path)
+        except FileNotFoundError:
+            return False
+        opened = os.fstat(fd)
+        return (named.st_ino, named.st_dev) == (opened.st_ino, opened.st_dev)
+
+    # --- reads -------------------------------------------------------------------------
+
+    def open_blob(self, path: str) -> int | None:
+        """The file open for reading, or None if there is none."""
+        self._reach("open-blob", path)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+
+    def read_into(self, fd: int, view: memoryview, offset: int) -> int:
+        """Reads at `offset`; the count, 0 at the end.  May wait for the disk."""
+        self._reach("read", str(fd))
+        return os.preadv(fd, [view], offset)
+
+    def read_cached(self, fd: int, view: memoryview, offset: int) -> int:
+        """As `read_into`, but -1 instead of waiting for the disk."""
+        self._reach("read", str(fd))
+        try:
+            return os.preadv(fd, [view], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            # A filesystem without the flag: every read may wait.
+            if error.errno == errno.EOPNOTSUPP:
+                return -1
+            raise
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def _reach(self, operation: str, path: str | Path) -> None:
+        if self._seam is not None:
+            self._seam(operation, str(path))
+
+
+_IOV_MAX = 1024
+
+
+@contextmanager
+def _room(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoSpace(f"no room on disk for {path}: {error.strerror}") from error
+        raise

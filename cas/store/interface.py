@@ -1,0 +1,179 @@
+"""The store's contract: what every store promises.
+
+Rule: protocols, and the values that cross them; the docstrings are the contract
+and `tests/store/contract` holds every implementation to them.
+
+Common promises:
+
+* A blob is visible whole or not at all, and only after its bytes were hashed and
+  found to match its digest.
+* A write's `Pending` is resolved when the write is as durable as the store's
+  durability mode says, and visible to every later read of any process.
+* Asking for a blob's presence counts as a use of it, as does reading it.
+* The empty blob of every digest function is always present.
+* Methods may be called from any thread.  Those marked *blocking* may wait for the
+  disk and belong on a helper thread; the others touch memory and the index only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from cas.digest import Digest
+from cas.store.pending import Pending
+
+Buffer = bytes | bytearray | memoryview
+
+Durability = Literal["strict", "batch", "none"]
+
+
+class Action(NamedTuple):
+    """A stored action result."""
+
+    result: bytes
+    """The ActionResult exactly as it was sent."""
+    references: Sequence[bytes]
+    """Keys of the blobs that it needs."""
+    expanded: bool
+    """False when a tree that it names was absent when it was written, so that
+    `references` may lack what that tree names."""
+    complete: bool
+    """Whether every blob in `references` is present; if so, all were just used."""
+
+
+class Blob(Protocol):
+    """An open blob.  Its bytes stay readable until `close`, even if it is evicted."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
+        """Reads up to len(view) bytes at `offset`; the count, short only at the end.
+
+        `wait` False never waits for the disk: -1 when bytes are not in memory.
+        Raises DataLoss when the stored bytes end before `size`.
+        """
+
+    def close(self) -> None: ...
+
+
+class Upload(Protocol):
+    """One stream's hold on an upload.  Used by one caller at a time."""
+
+    @property
+    def digest(self) -> Digest: ...
+
+    @property
+    def offset(self) -> int:
+        """The offset at which the next byte belongs: bytes kept so far, those not yet
+        flushed included."""
+
+    def append(self, data: Buffer, /) -> bool:
+        """Takes the next bytes; they need not outlive the call.  True when `flush` is due.
+
+        Raises InvalidArgument when there would be more than the digest's size.
+        """
+
+    def flush(self) -> None:
+        """*Blocking.*  Moves what was taken to the staging file: it survives the process.
+
+        Raises UploadSuperseded when a later stream has taken the upload over.
+        """
+
+    def finish(self) -> Pending[None]:
+        """*Blocking.*  Checks the digest and enters the blob.
+
+        On DigestMismatch the upload is discarded.  The upload is closed either way.
+        """
+
+    def suspend(self, *, durable: bool = False) -> int:
+        """*Blocking.*  Flushes and lets go: the upload can be resumed, here, by another
+        process or after a restart.  The committed size; synced first when `durable`.
+        Does nothing on a closed upload.
+        """
+
+    def discard(self) -> None:
+        """*Blocking.*  Forgets the upload and its bytes.  Nothing on a closed one."""
+
+
+class BlobStore(Protocol):
+    """Blobs by digest, uploads by name, action results by (instance, action digest)."""
+
+    # --- blobs
+
+    def missing(self, keys: Sequence[bytes], /) -> list[int]:
+        """Positions, ascending, of those `keys` (`Digest.key`) that are absent."""
+
+    def contains(self, digest: Digest, /) -> bool: ...
+
+    def find(self, prefix: bytes, /) -> Digest | None:
+        """The blob whose key begins with `prefix` (function code and hash), for protocols
+        that name no size."""
+
+    def read_small(self, digest: Digest, /) -> bytes | None:
+        """The whole blob if that needs no file; None says nothing about other blobs."""
+
+    def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
+        """As `read_small`, for many keys."""
+
+    def open(self, digest: Digest, /) -> Blob:
+        """Raises NotFound."""
+
+    def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
+        """Verifies and enters whole blobs; one result for each, in order, each failing on
+        its own (DigestMismatch, NoSpace).  Blobs up to `inline_threshold` bytes touch
+        memory only; with larger ones the call is *blocking*.
+        """
+
+    @property
+    def inline_threshold(self) -> int:
+        """Largest blob, in bytes, that is kept in the index rather than in a file."""
+
+    # --- uploads
+
+    def upload(self, name: str, digest: Digest, /) -> Upload:
+        """*Blocking.*  Begins or resumes the upload `name`, and takes it over from any
+        stream that still holds it.  Its `offset` is the committed size.
+
+        Raises LimitExceeded when too many uploads are open.
+        """
+
+    def upload_exists(self, name: str, /) -> bool:
+        """Whether `name` has a committed size to resume from.  Cheap."""
+
+    def committed_size(self, name: str, /) -> int | None:
+        """*Blocking.*  Bytes of the unfinished upload `name` that are kept; None if there is
+        no such upload.  What it tells never decreases; in `strict` it is synced first."""
+
+    # --- action results
+
+    def action(self, instance: str, digest: Digest, /) -> Action | None:
+        """The action result, and whether it is complete.  The size in `digest` does not
+        count: protocols exist that name an action by its hash alone."""
+
+    def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]: ...
+
+    def drop_action(self, instance: str, digest: Digest, action: Action, /) -> None:
+        """Forgets a dead action result, unless it was replaced or is fresh: its blobs may
+        still be on their way."""
+
+    # --- life
+
+    def close(self) -> None:
+        """*Blocking.*  Commits and syncs what is under way, then lets go of everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewAction:
+    """An action result to keep."""
+
+    result: bytes
+    """The ActionResult's bytes; they go back as they are."""
+    references: Sequence[bytes]
+    """Keys of every blob that it needs, as far as known."""
+    expanded: bool
+    """Whether the references cover what its trees name."""
+    author: str = ""
+    """Who writes it: principal and tool, for people."""

@@ -1,0 +1,102 @@
+"""Where things are on disk.
+
+Rule: pure; digests, upload names and generations to paths and back.  The tree:
+
+    DIR/format          one line: the format's version
+    DIR/lock            held by the one server of this directory
+    DIR/index/          LMDB
+    DIR/blobs/<function>/<first byte of the hash>/<hash>.<generation>
+    DIR/staging/        uploads in progress
+    DIR/quarantine/     what failed verification after it was stored
+
+A blob's file carries a generation, drawn for each write of it, so that evicting
+one copy can never remove the file of another that is being written meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cas.digest import BY_NAME, FUNCTIONS, Digest, make
+
+FORMAT_VERSION = "cas 1"
+"""The line in DIR/format.  Another line means another release's layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths below one directory."""
+
+    root: Path
+
+    @property
+    def format(self) -> Path:
+        return self.root / "format"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def staging(self) -> Path:
+        return self.root / "staging"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    def shards(self) -> list[Path]:
+        """Every directory that holds blobs, parents first."""
+        out = []
+        for function in FUNCTIONS:
+            top = self.blobs / function.name
+            out.append(top)
+            out += [top / f"{byte:02x}" for byte in range(256)]
+        return out
+
+    def shard(self, digest: Digest) -> str:
+        """The directory of the digest's files."""
+        return f"{self.root}/blobs/{digest.function.name}/{digest.key[1]:02x}"
+
+    def blob(self, digest: Digest, generation: int) -> str:
+        """The file of one copy of a blob.  A str: Path costs more than the open."""
+        return f"{self.shard(digest)}/{digest.hex}.{generation:08x}"
+
+    def upload(self, name: str) -> str:
+        """The staging file of an upload: derived from its name, so that any worker, or the
+        next process, finds it without an index."""
+        return f"{self.root}/staging/{upload_id(name)}"
+
+
+def upload_id(name: str) -> str:
+    """32 hex digits for an upload's name."""
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def parse_blob(path: Path, size: int) -> tuple[Digest, int] | None:
+    """The digest and generation that the path of a file of `size` bytes tells.
+
+    None when it is no blob's name.  The inverse of `Layout.blob`.
+    """
+    function = BY_NAME.get(path.parent.parent.name)
+    hex_hash, dot, generation = path.name.partition(".")
+    if function is None or not dot or len(hex_hash) != 2 * function.length:
+        return None
+    if len(generation) != 8 or hex_hash[:2] != path.parent.name:
+        return None
+    try:
+        raw = bytes.fromhex(hex_hash)
+        number = int(generation, 16)
+    except ValueError:
+        return None
+    return make(function, raw, size), number

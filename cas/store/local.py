@@ -1,0 +1,308 @@
+"""The store on disk: LMDB index, sharded files, staged uploads, group commit.
+
+Rule: composition.  How bytes become durable is `commit`'s, how uploads resume is
+`uploads`', where things are is `layout`'s; this module answers `interface.BlobStore`
+out of them and keeps nothing per entry in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cas import digest as digests
+from cas.digest import FUNCTIONS, Digest
+from cas.errors import CasError, DataLoss, NotFound
+from cas.index import lmdb, records
+from cas.index.lmdb import Index, NewBlob
+from cas.index.records import FILE, INLINE, ActionRecord, BlobRecord, action_key
+from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
+from cas.store.directory import check_format
+from cas.store.files import Files, Seam
+from cas.store.interface import Action, Buffer, Durability, NewAction
+from cas.store.layout import Layout
+from cas.store.memory import BytesBlob
+from cas.store.pending import Pending, failed
+from cas.store.uploads import LocalUpload, Uploads
+
+FRESH_ACTION_MS = 60_000
+"""An action result younger than this is not dropped for blobs that it lacks: a client may
+send them after it."""
+
+log = logging.getLogger("cas.store")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What an operator chooses about a store."""
+
+    durability: Durability = "strict"
+    inline_threshold: int = 16 << 10
+    """Largest blob kept in the index, bytes.  Inline: one lookup, no file; but LMDB moves
+    such values whole."""
+    max_open_uploads: int = 2048
+    """Streams that write at once in one process; each may hold `uploads.FLUSH_BYTES`."""
+
+
+def open_store(
+    directory: Path,
+    options: StoreOptions | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+    files_seam: Seam | None = None,
+    index_seam: Callable[[str], None] | None = None,
+) -> LocalStore:
+    """Opens the store of a prepared directory.  Any number of processes may do so."""
+    options = options or StoreOptions()
+    layout = Layout(directory)
+    check_format(layout)
+    index = Index(layout.index, sync=options.durability == "strict", seam=index_seam)
+    return LocalStore(layout, index, Files(files_seam), options, clock)
+
+
+class LocalStore:
+    """See `interface.BlobStore`."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        index: Index,
+        files: Files,
+        options: StoreOptions,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._layout = layout
+        self._index = index
+        self._files = files
+        self._clock = clock
+        self._touched: set[bytes] = set()
+        self._inline_threshold = options.inline_threshold
+        self._committer = Committer(index, files, options.durability, self._take_touches, clock)
+        self._uploads = Uploads(
+            layout,
+            files,
+            self._committer,
+            inline_threshold=options.inline_threshold,
+            max_open=options.max_open_uploads,
+            durable_sizes=options.durability == "strict",
+            minute=self._minute,
+        )
+        self._pin_empty_blobs()
+
+    # --- blobs -----------------------------------------------------------------------
+
+    def missing(self, keys: Sequence[bytes], /) -> list[int]:
+        found = set(self._index.present(keys))
+        self._touch(found)
+        if len(found) == len(keys):
+            return []
+        return [position for position, key in enumerate(keys) if key not in found]
+
+    def contains(self, digest: Digest, /) -> bool:
+        if self._index.contains(digest.key):
+            self._touched.add(digest.key)
+            return True
+        return False
+
+    def find(self, prefix: bytes, /) -> Digest | None:
+        key = self._index.find(prefix)
+        return None if key is None else digests.from_key(key)
+
+    def read_small(self, digest: Digest, /) -> bytes | None:
+        key = digest.key
+        data = self._index.inline(key)
+        if data is not None:
+            self._touched.add(key)
+        return data
+
+    def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
+        found = self._index.inline_many(keys)
+        self._touch(found.keys())
+        return found
+
+    def open(self, digest: Digest, /) -> FileBlob | BytesBlob:
+        key = digest.key
+        record = self._index.blob(key)
+        if record is None:
+            raise NotFound(f"blob {digest} is not here")
+        self._touched.add(key)
+        if record.where == INLINE:
+            data = self._index.inline(key)
+            if data is not None:
+                return BytesBlob(data)
+        else:
+            fd = self._files.open_blob(self._layout.blob(digest, record.file))
+            if fd is not None:
+                return FileBlob(self._files, fd, record.size, digest)
+        if self._index.blob(key) is not None:
+            log.error("the index names a blob that is not there", extra={"digest": str(digest)})
+        # Evicted in the moment since the record was read, or lost: to the client the same.
+        raise NotFound(f"blob {digest} is not here")
+
+    def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
+        out: list[Pending[None]] = []
+        inline: list[NewBlob] = []
+        together: Pending[None] = Pending()
+        minute = self._minute()
+        for digest, data in blobs:
+            size = digest.size
+            try:
+                digests.verify(digest, data)
+                if size <= self._inline_threshold:
+                    record = BlobRecord(INLINE, 0, minute, size, size)
+                    inline.append(NewBlob(digest.key, record, bytes(data)))
+                    out.append(together)
+                else:
+                    out.append(self._put_file(digest, data, minute))
+            except (CasError, OSError) as error:
+                out.append(failed(error))
+        if inline:
+            self._committer.submit(Work(together, blobs=inline))
+        return out
+
+    @property
+    def inline_threshold(self) -> int:
+        return self._inline_threshold
+
+    # --- uploads ---------------------------------------------------------------------
+
+    def upload(self, name: str, digest: Digest, /) -> LocalUpload:
+        return self._uploads.begin(name, digest)
+
+    def upload_exists(self, name: str, /) -> bool:
+        return self._uploads.exists(name)
+
+    def committed_size(self, name: str, /) -> int | None:
+        return self._uploads.committed_size(name)
+
+    # --- action results --------------------------------------------------------------
+
+    def action(self, instance: str, digest: Digest, /) -> Action | None:
+        key = action_key(instance, _action_hash(digest))
+        found, complete = self._index.complete_action(key)
+        if found is None:
+            return None
+        if complete:
+            touched = self._touched
+            touched.update(found.references)
+            touched.add(records.action_meta_key(key))
+        return Action(found.result, found.references, found.expanded, complete)
+
+    def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        record = ActionRecord(
+            int(self._clock() * 1000),
+            action.author,
+            action.references,
+            action.expanded,
+            action.result,
+        )
+        pending: Pending[None] = Pending()
+        key = action_key(instance, _action_hash(digest))
+        entry = lmdb.NewAction(key, records.pack_action(record))
+        self._committer.submit(Work(pending, action=entry))
+        return pending
+
+    def drop_action(self, instance: str, digest: Digest, action: Action, /) -> None:
+        key = action_key(instance, _action_hash(digest))
+        packed = self._index.packed_action(key)
+        if packed is None:
+            return
+        record = records.unpack_action(packed)
+        age = self._clock() * 1000 - record.written_at
+        if record.result == action.result and age >= FRESH_ACTION_MS:
+            self._committer.submit(Work(Pending(), dropped=(key, packed)))
+
+    # --- life ------------------------------------------------------------------------
+
+    def close(self) -> None:
+        self._committer.close()
+        self._index.close()
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _put_file(self, digest: Digest, data: Buffer, minute: int) -> Pending[None]:
+        # The generation makes the name this write's own, and nothing sees the file before
+        # its record: no staging is needed.
+        generation = secrets.randbits(32)
+        path = self._layout.blob(digest, generation)
+        fd = self._files.create(path)
+        if fd is None:
+            raise FileExistsError(f"{path} exists")
+        try:
+            self._files.write(fd, [data], 0)
+        except BaseException:
+            self._files.close(fd)
+            self._files.remove(path)
+            raise
+        pending: Pending[None] = Pending()
+        record = BlobRecord(FILE, generation, minute, digest.size, digest.size)
+        staged = Staged(fd, None, path, self._layout.shard(digest))
+        self._committer.submit(
+            Work(pending, blobs=(NewBlob(digest.key, record, None),), staged=staged)
+        )
+        return pending
+
+    def _pin_empty_blobs(self) -> None:
+        blobs = [
+            NewBlob(digests.empty(f).key, BlobRecord(INLINE, 0, 0, 0, 0), b"") for f in FUNCTIONS
+        ]
+        if len(self._index.present([blob.key for blob in blobs])) < len(blobs):
+            self._index.pin(blobs)
+
+    def _touch(self, keys: Collection[bytes]) -> None:
+        touched = self._touched
+        touched.update(keys)
+        if len(touched) > MAX_TOUCHES:
+            self._committer.write_touches()
+
+    def _take_touches(self) -> Collection[bytes]:
+        # Keys added between the two steps land in either set; none is lost.
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def _minute(self) -> int:
+        return records.minutes(self._clock())
+
+
+class FileBlob:
+    """See `interface.Blob`."""
+
+    __slots__ = ("_digest", "_fd", "_files", "size")
+
+    def __init__(self, files: Files, fd: int, size: int, digest: Digest) -> None:
+        self._files = files
+        self._fd = fd
+        self._digest = digest
+        self.size = size
+
+    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
+        view = view[: max(0, self.size - offset)]
+        if not view:
+            return 0
+        if not wait:
+            count = self._files.read_cached(self._fd, view, offset)
+            if count:
+                return count
+            # 0 bytes before the end: let the waiting read say so.
+            return -1
+        done = 0
+        while done < len(view):
+            count = self._files.read_into(self._fd, view[done:], offset + done)
+            if not count:
+                raise DataLoss(
+                    f"blob {self._digest} ends at byte {offset + done} on disk, "
+                    f"expected {self.size} bytes"
+                )
+            done += count
+        return done
+
+    def close(self) -> None:
+        self._files.close(self._fd)
+
+
+def _action_hash(digest: Digest) -> bytes:
+    return digest.key[: 1 + digest.function.length]

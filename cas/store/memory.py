@@ -1,0 +1,224 @@
+"""The store in memory: the reference for the contract, and for tests of what is above.
+
+Rule: the shortest code that keeps every promise of `interface`; never served.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from cas import digest as digests
+from cas.digest import FUNCTIONS, Digest
+from cas.errors import (
+    CasError,
+    InvalidArgument,
+    LimitExceeded,
+    NotFound,
+    StoreClosed,
+    UploadSuperseded,
+)
+from cas.store.interface import Action, Blob, Buffer, NewAction
+from cas.store.pending import Pending, failed, resolved
+
+FRESH_ACTION_SECONDS = 60.0
+
+
+class MemoryStore:
+    """See `interface.BlobStore`."""
+
+    def __init__(
+        self,
+        *,
+        inline_threshold: int = 16 << 10,
+        max_open_uploads: int = 2048,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._inline_threshold = inline_threshold
+        self._max_open_uploads = max_open_uploads
+        self._lock = threading.RLock()
+        self._blobs: dict[bytes, bytes] = {digests.empty(f).key: b"" for f in FUNCTIONS}
+        self._actions: dict[tuple[str, bytes], tuple[float, NewAction]] = {}
+        self._staged: dict[str, bytearray] = {}
+        self._writers: dict[str, MemoryUpload] = {}
+        self._closed = False
+
+    def missing(self, keys: Sequence[bytes], /) -> list[int]:
+        return [position for position, key in enumerate(keys) if key not in self._blobs]
+
+    def contains(self, digest: Digest, /) -> bool:
+        return digest.key in self._blobs
+
+    def find(self, prefix: bytes, /) -> Digest | None:
+        with self._lock:
+            keys = [key for key in self._blobs if key.startswith(prefix)]
+        return digests.from_key(min(keys)) if keys else None
+
+    def read_small(self, digest: Digest, /) -> bytes | None:
+        return self.read_small_many([digest.key]).get(digest.key)
+
+    def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
+        found = {key: self._blobs[key] for key in keys if key in self._blobs}
+        return {key: data for key, data in found.items() if len(data) <= self._inline_threshold}
+
+    def open(self, digest: Digest, /) -> Blob:
+        data = self._blobs.get(digest.key)
+        if data is None:
+            raise NotFound(f"blob {digest} is not here")
+        return BytesBlob(data)
+
+    def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
+        out: list[Pending[None]] = []
+        for digest, data in blobs:
+            try:
+                self._check_open()
+                digests.verify(digest, data)
+            except CasError as error:
+                out.append(failed(error))
+            else:
+                self._blobs.setdefault(digest.key, bytes(data))
+                out.append(resolved(None))
+        return out
+
+    @property
+    def inline_threshold(self) -> int:
+        return self._inline_threshold
+
+    def upload(self, name: str, digest: Digest, /) -> MemoryUpload:
+        with self._lock:
+            self._check_open()
+            if len(self._writers) >= self._max_open_uploads and name not in self._writers:
+                raise LimitExceeded(
+                    f"{len(self._writers)} uploads are open, the limit (max_open_uploads) is "
+                    f"{self._max_open_uploads}"
+                )
+            upload = MemoryUpload(self, name, digest, self._staged.setdefault(name, bytearray()))
+            self._writers[name] = upload
+            return upload
+
+    def upload_exists(self, name: str, /) -> bool:
+        return name in self._staged
+
+    def committed_size(self, name: str, /) -> int | None:
+        staged = self._staged.get(name)
+        return None if staged is None else len(staged)
+
+    def action(self, instance: str, digest: Digest, /) -> Action | None:
+        found = self._actions.get(_action_key(instance, digest))
+        if found is None:
+            return None
+        action = found[1]
+        complete = not self.missing(action.references)
+        return Action(action.result, action.references, action.expanded, complete)
+
+    def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        if self._closed:
+            return failed(StoreClosed("the store is closing"))
+        self._actions[_action_key(instance, digest)] = (self._clock(), action)
+        return resolved(None)
+
+    def drop_action(self, instance: str, digest: Digest, action: Action, /) -> None:
+        key = _action_key(instance, digest)
+        with self._lock:
+            found = self._actions.get(key)
+            if found is None or found[1].result != action.result:
+                return
+            if self._clock() - found[0] >= FRESH_ACTION_SECONDS:
+                del self._actions[key]
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store is closing")
+
+
+class MemoryUpload:
+    """See `interface.Upload`."""
+
+    def __init__(self, store: MemoryStore, name: str, digest: Digest, staged: bytearray) -> None:
+        self._store = store
+        self._name = name
+        self._staged = staged
+        self._buffer = bytearray()
+        self._open = True
+        self.digest = digest
+
+    @property
+    def offset(self) -> int:
+        return len(self._staged) + len(self._buffer)
+
+    def append(self, data: Buffer, /) -> bool:
+        if self.offset + len(data) > self.digest.size:
+            raise InvalidArgument(
+                f"{self.offset + len(data)} bytes were sent for blob {self.digest}, which has "
+                f"{self.digest.size}"
+            )
+        self._buffer += data
+        return True
+
+    def flush(self) -> None:
+        with self._store._lock:
+            if self._store._writers.get(self._name) is not self:
+                raise UploadSuperseded(f"a later stream took over the upload of {self.digest}")
+            self._staged += self._buffer
+            self._buffer.clear()
+
+    def finish(self) -> Pending[None]:
+        try:
+            self.flush()
+            data = bytes(self._staged)
+            digests.verify(self.digest, data)
+        except BaseException:
+            self.discard()
+            raise
+        self._store._blobs.setdefault(self.digest.key, data)
+        self.discard()
+        return resolved(None)
+
+    def suspend(self, *, durable: bool = False) -> int:
+        if self._open:
+            try:
+                self.flush()
+            finally:
+                self._let_go()
+        return len(self._staged)
+
+    def discard(self) -> None:
+        if self._open:
+            if self._let_go():
+                self._store._staged.pop(self._name, None)
+            self._open = False
+
+    def _let_go(self) -> bool:
+        self._open = False
+        with self._store._lock:
+            if self._store._writers.get(self._name) is not self:
+                return False
+            del self._store._writers[self._name]
+            return True
+
+
+class BytesBlob:
+    """A blob whose bytes are in memory.  See `interface.Blob`."""
+
+    __slots__ = ("_data", "size")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
+        part = self._data[offset : offset + len(view)]
+        view[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _action_key(instance: str, digest: Digest) -> tuple[str, bytes]:
+    return instance, digest.key[: 1 + digest.function.length]

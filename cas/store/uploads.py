@@ -1,0 +1,319 @@
+"""Uploads in progress: bytes on their way in, kept where a later stream finds them.
+
+Rule: what is committed is what the staging file holds; nothing else remembers an
+upload, so any worker, or the next process, can resume it.  Design: invariants 4, 5.
+
+Who may write to a staging file:
+
+* Its writer marks the file (`Files.hold`) for as long as it lives.  A later stream
+  that finds no mark goes on in the same file.
+* One that finds a mark copies the file and puts the copy in its place, under the
+  file's guard.  The earlier writer checks, under the same guard, that the name
+  still means its file before each flush and before the rename that publishes, and
+  stops with UploadSuperseded otherwise.  So bytes of two streams never mix, and
+  nothing unverified is ever published.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+
+from cas import digest as digests
+from cas.digest import Digest, Hasher
+from cas.errors import InvalidArgument, LimitExceeded, UploadSuperseded
+from cas.index.lmdb import NewBlob
+from cas.index.records import FILE, INLINE, BlobRecord
+from cas.store.commit import Committer, Staged, Work
+from cas.store.files import Files
+from cas.store.interface import Buffer
+from cas.store.layout import Layout
+from cas.store.pending import Pending
+
+FLUSH_BYTES = 512 << 10
+"""Bytes of one upload that may wait in memory: its whole cost there."""
+COPY_BYTES = 1 << 20
+KEPT_HASHERS = 1024
+"""Suspended uploads whose hash state is remembered, so that resuming them here need not
+read the staged bytes again."""
+
+
+class Uploads:
+    """Begins, resumes and limits the uploads of one process."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        files: Files,
+        committer: Committer,
+        *,
+        inline_threshold: int,
+        max_open: int,
+        durable_sizes: bool,
+        minute: Callable[[], int],
+    ) -> None:
+        self.layout = layout
+        self.files = files
+        self.committer = committer
+        self.inline_threshold = inline_threshold
+        self.durable_sizes = durable_sizes
+        self.minute = minute
+        self._max_open = max_open
+        self._open = 0
+        self._lock = Lock()
+        self._hashers: OrderedDict[str, tuple[_State, Hasher]] = OrderedDict()
+
+    def begin(self, name: str, digest: Digest) -> LocalUpload:
+        """See `BlobStore.upload`."""
+        self._admit()
+        try:
+            path = self.layout.upload(name)
+            while True:
+                fd = self.files.create(path)
+                if fd is not None:
+                    if self.files.hold(fd):
+                        self._hashers.pop(path, None)
+                        return LocalUpload(self, digest, path, fd, 0, digest.function.new())
+                    # Another stream took the file over in the moment since it was made.
+                    self.files.close(fd)
+                upload = self._take_over(path, digest)
+                if upload is not None:
+                    return upload
+        except BaseException:
+            self.released()
+            raise
+
+    def exists(self, name: str) -> bool:
+        return os.access(self.layout.upload(name), os.F_OK)
+
+    def committed_size(self, name: str) -> int | None:
+        """See `BlobStore.committed_size`."""
+        fd = self.files.open_staging(self.layout.upload(name))
+        if fd is None:
+            return None
+        try:
+            size = self.files.size(fd)
+            if self.durable_sizes:
+                self.make_durable(fd)
+            return size
+        finally:
+            self.files.close(fd)
+
+    def make_durable(self, fd: int) -> None:
+        self.files.sync(fd)
+        self.files.sync_directory(self.layout.staging)
+
+    def released(self) -> None:
+        with self._lock:
+            self._open -= 1
+
+    def remember(self, path: str, fd: int, hasher: Hasher) -> None:
+        """Keeps the hash state of a suspended upload, for as long as its file stays as is."""
+        with self._lock:
+            self._hashers[path] = (_state(fd), hasher)
+            while len(self._hashers) > KEPT_HASHERS:
+                self._hashers.popitem(last=False)
+
+    def _admit(self) -> None:
+        with self._lock:
+            if self._open >= self._max_open:
+                raise LimitExceeded(
+                    f"{self._open} uploads are open, the limit (max_open_uploads) is "
+                    f"{self._max_open}"
+                )
+            self._open += 1
+
+    def _take_over(self, path: str, digest: Digest) -> LocalUpload | None:
+        """Resumes the staging file at `path`; None when it went away meanwhile."""
+        fd = self.files.open_staging(path)
+        if fd is None:
+            return None
+        try:
+            if not self.files.hold(fd):
+                copy = self._replace_living(path, fd)
+                self.files.close(fd)
+                fd = copy
+            elif not self.files.names(path, fd):
+                self.files.close(fd)
+                fd = None
+            if fd is None:
+                return None
+            size = self.files.size(fd)
+            hasher = self._hash_state(path, fd, size, digest)
+            return LocalUpload(self, digest, path, fd, size, hasher)
+        except BaseException:
+            if fd is not None:
+                self.files.close(fd)
+            raise
+
+    def _replace_living(self, path: str, fd: int) -> int | None:
+        """Copies the staging file of a living writer and puts the copy in its place."""
+        if not self.files.guard(fd, wait=True):
+            return None
+        try:
+            if not self.files.names(path, fd):
+                return None
+            beside = f"{path}.{secrets.token_hex(8)}"
+            copy = self.files.create(beside)
+            if copy is None:
+                return None
+            try:
+                self.files.hold(copy)
+                offset = 0
+                view = memoryview(bytearray(COPY_BYTES))
+                while count := self.files.read_into(fd, view, offset):
+                    offset = self.files.write(copy, [view[:count]], offset)
+                if self.durable_sizes:
+                    self.files.sync(copy)
+                self.files.replace(beside, path)
+            except BaseException:
+                self.files.remove(beside)
+                self.files.close(copy)
+                raise
+            return copy
+        finally:
+            self.files.unguard(fd)
+
+    def _hash_state(self, path: str, fd: int, size: int, digest: Digest) -> Hasher:
+        with self._lock:
+            known = self._hashers.pop(path, None)
+        if known is not None and known[0] == _state(fd):
+            return known[1]
+        hasher = digest.function.new()
+        view = memoryview(bytearray(COPY_BYTES))
+        offset = 0
+        while offset < size and (count := self.files.read_into(fd, view, offset)):
+            hasher.update(view[:count])
+            offset += count
+        return hasher
+
+
+_State = tuple[int, int, int]
+
+
+def _state(fd: int) -> _State:
+    found = os.fstat(fd)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class LocalUpload:
+    """See `interface.Upload`.  Holds its staging file from the beginning to the end."""
+
+    __slots__ = (
+        "_buffer", "_fd", "_flushed", "_hasher", "_open", "_path", "_uploads", "digest", "offset",
+    )  # fmt: skip
+
+    def __init__(
+        self, uploads: Uploads, digest: Digest, path: str, fd: int, size: int, hasher: Hasher
+    ) -> None:
+        self._uploads = uploads
+        self.digest = digest
+        self._path = path
+        self._fd = fd
+        self._flushed = size
+        self._hasher = hasher
+        self._buffer: list[Buffer] = []
+        self._open = True
+        self.offset = size
+
+    def append(self, data: Buffer, /) -> bool:
+        offset = self.offset + len(data)
+        if offset > self.digest.size:
+            raise InvalidArgument(
+                f"{offset} bytes were sent for blob {self.digest}, which has {self.digest.size}"
+            )
+        self._hasher.update(data)
+        self._buffer.append(data)
+        self.offset = offset
+        return offset - self._flushed >= FLUSH_BYTES
+
+    def flush(self) -> None:
+        buffer = self._buffer
+        if not buffer:
+            return
+        files = self._uploads.files
+        if not files.guard(self._fd, wait=False):
+            raise UploadSuperseded(f"a later stream is taking over the upload of {self.digest}")
+        try:
+            if not files.names(self._path, self._fd):
+                raise UploadSuperseded(f"a later stream took over the upload of {self.digest}")
+            self._flushed = files.write(self._fd, buffer, self._flushed)
+            self._buffer = []
+        finally:
+            files.unguard(self._fd)
+
+    def finish(self) -> Pending[None]:
+        try:
+            digests.check(self.digest, self._hasher, self.offset)
+            return self._commit()
+        except BaseException:
+            self.discard()
+            raise
+
+    def suspend(self, *, durable: bool = False) -> int:
+        if not self._open:
+            return self._flushed
+        try:
+            self.flush()
+            if durable and self._uploads.durable_sizes:
+                self._uploads.make_durable(self._fd)
+            self._uploads.remember(self._path, self._fd, self._hasher)
+        finally:
+            self._let_go()
+            self._uploads.files.close(self._fd)
+        return self._flushed
+
+    def discard(self) -> None:
+        if not self._open:
+            return
+        self._let_go()
+        files = self._uploads.files
+        try:
+            if files.guard(self._fd, wait=False) and files.names(self._path, self._fd):
+                files.remove(self._path)
+        finally:
+            files.close(self._fd)
+
+    def _commit(self) -> Pending[None]:
+        uploads = self._uploads
+        size = self.digest.size
+        pending: Pending[None] = Pending()
+        if size <= uploads.inline_threshold:
+            work = self._inline_work(pending)
+        else:
+            self.flush()
+            generation = secrets.randbits(32)
+            record = BlobRecord(FILE, generation, uploads.minute(), size, size)
+            work = Work(
+                pending,
+                blobs=(NewBlob(self.digest.key, record, None),),
+                staged=Staged(
+                    self._fd,
+                    self._path,
+                    uploads.layout.blob(self.digest, generation),
+                    uploads.layout.shard(self.digest),
+                ),
+            )
+        self._let_go()
+        uploads.committer.submit(work)
+        return pending
+
+    def _inline_work(self, pending: Pending[None]) -> Work:
+        """A small blob that came in several messages: what was flushed is read back."""
+        uploads = self._uploads
+        size = self.digest.size
+        staged = bytearray(self._flushed)
+        if staged:
+            uploads.files.read_into(self._fd, memoryview(staged), 0)
+        data = b"".join((staged, *self._buffer))
+        digests.verify(self.digest, data)
+        record = BlobRecord(INLINE, 0, uploads.minute(), size, size)
+        uploads.files.close(self._fd)
+        return Work(pending, blobs=(NewBlob(self.digest.key, record, data),), remove=self._path)
+
+    def _let_go(self) -> None:
+        self._open = False
+        self._uploads.released()

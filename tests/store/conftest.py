@@ -1,0 +1,67 @@
+"""Every store that the contract is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from cas.store.directory import prepare
+from cas.store.interface import BlobStore, Durability
+from cas.store.local import LocalStore, StoreOptions, open_store
+from cas.store.memory import MemoryStore
+
+Opener = Callable[..., LocalStore]
+
+
+class Clock:
+    """A time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def opener(tmp_path: Path, clock: Clock) -> Iterator[Opener]:
+    """Opens the one store of this test; again and again, also side by side."""
+    with ExitStack() as stack:
+        stack.callback(prepare(tmp_path / "store").close)
+        opened: list[LocalStore] = []
+
+        def open_again(durability: Durability = "strict", **options: object) -> LocalStore:
+            seams = {
+                name: options.pop(name) for name in ("files_seam", "index_seam") if name in options
+            }
+            store = open_store(
+                tmp_path / "store",
+                StoreOptions(durability=durability, **options),  # type: ignore[arg-type]
+                clock=clock,
+                **seams,  # type: ignore[arg-type]
+            )
+            opened.append(store)
+            return store
+
+        yield open_again
+        for store in opened:
+            store.close()
+
+
+@pytest.fixture(params=["memory", "strict", "batch", "none"])
+def store(request: pytest.FixtureRequest, opener: Opener, clock: Clock) -> Iterator[BlobStore]:
+    """Each implementation, the one on disk in each durability mode."""
+    if request.param == "memory":
+        memory = MemoryStore(max_open_uploads=8, clock=clock)
+        yield memory
+        memory.close()
+    else:
+        yield opener(request.param, max_open_uploads=8)
