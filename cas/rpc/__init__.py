@@ -1,0 +1,1 @@
+"""RPC engines: how calls reach the servicers.  Knows nothing of blobs."""
