@@ -1,0 +1,32 @@
+"""Whole blobs for messages that carry them: from the index, or from a helper thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cas.digest import Digest
+from cas.store.interface import BlobStore
+
+if TYPE_CHECKING:
+    from cas.rpc.handler import Runtime
+
+
+async def read_whole(store: BlobStore, runtime: Runtime, digest: Digest) -> bytes:
+    """The bytes of a blob that is small enough to hold.
+
+    Raises NotFound; DataLoss when it is shorter on disk than the index says.
+    """
+    data = store.read_small(digest)
+    if data is None:
+        data = await runtime.offload(_read_file, store, digest)
+    return data
+
+
+def _read_file(store: BlobStore, digest: Digest) -> bytes:
+    blob = store.open(digest)
+    try:
+        data = bytearray(blob.size)
+        blob.read_into(memoryview(data), 0)
+        return bytes(data)
+    finally:
+        blob.close()

@@ -1,0 +1,255 @@
+"""google.bytestream.ByteStream: blobs read and written as streams.
+
+Rule: every rule is the proto's (its comments are quoted by the tests in
+`tests/conformance`) or REAPI's on resource names; what a name means is `names`', how
+bytes become durable is the store's.
+
+Coroutines here touch memory and the index only; what may wait for the disk goes to a
+helper thread.  One message is held at a time in each direction.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import grpc
+
+from cas.api import caller, names, wire
+from cas.api.limits import Limits
+from cas.api.status import guarded
+from cas.digest import Digest, shorten
+from cas.errors import BlobTooLarge, CasError, InvalidArgument, NotFound, OutOfRange
+from cas.pb import bytestream_pb2 as pb
+from cas.store.interface import Blob, BlobStore, Upload
+
+if TYPE_CHECKING:
+    from cas.rpc.handler import Context, Runtime
+
+READ_BYTES = 1 << 20
+"""Data of one ReadResponse, and what one reading stream holds in memory."""
+
+SERVICE = "google.bytestream.ByteStream"
+
+
+class ByteStream:
+    """The servicer.  Requests and responses of Read and Write are raw messages."""
+
+    def __init__(self, store: BlobStore, runtime: Runtime, limits: Limits, eof: object) -> None:
+        """`eof` is what `Context.read` gives at the end of a stream."""
+        self._store = store
+        self._runtime = runtime
+        self._limits = limits
+        self._eof = eof
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Read": grpc.unary_stream_rpc_method_handler(guarded(self.read)),
+                "Write": grpc.stream_unary_rpc_method_handler(guarded(self.write)),
+                "QueryWriteStatus": grpc.unary_unary_rpc_method_handler(
+                    guarded(self.query_write_status),
+                    request_deserializer=pb.QueryWriteStatusRequest.FromString,
+                    response_serializer=pb.QueryWriteStatusResponse.SerializeToString,
+                ),
+            },
+        )
+
+    # --- Read ------------------------------------------------------------------------
+
+    async def read(self, request: bytes, context: Context) -> None:
+        name, offset, limit = wire.read_request(request)
+        digest = names.parse_read(name).digest
+        end = _read_end(digest, offset, limit)
+        data = self._store.read_small(digest)
+        if data is not None:
+            if offset < end:
+                part = data if end - offset == len(data) else data[offset:end]
+                await context.write(wire.read_response(part))
+            return
+        # A blob that is not there is NOT_FOUND even if nothing of it would be read.
+        blob = self._store.open(digest)
+        try:
+            await self._send(blob, offset, end, context)
+        finally:
+            blob.close()
+
+    async def _send(self, blob: Blob, offset: int, end: int, context: Context) -> None:
+        buffer = memoryview(bytearray(min(READ_BYTES, end - offset)))
+        while offset < end:
+            view = buffer[: end - offset]
+            count = blob.read_into(view, offset, wait=False)
+            if count < 0:
+                count = await self._runtime.offload(blob.read_into, view, offset)
+            await context.write(wire.read_response(view[:count]))
+            offset += count
+
+    # --- Write -----------------------------------------------------------------------
+
+    async def write(self, _: object, context: Context) -> bytes:
+        raw = await context.read()
+        if raw is self._eof:
+            raise InvalidArgument("the stream ended before its first message; expected a name")
+        name, offset, finish, data = wire.write_request(raw)
+        if not name:
+            raise InvalidArgument("the first message of a Write has no resource_name")
+        resource = names.parse_write(name)
+        digest = resource.digest
+        self._check_size(digest)
+        if self._store.contains(digest):
+            return await self._already(digest, finish, context)
+        upload_name = names.format(resource)
+        if finish and offset == 0 and not self._store.upload_exists(upload_name):
+            return await self._write_whole(digest, data, context)
+        upload = await self._runtime.offload(self._store.upload, upload_name, digest)
+        return await _WriteStream(self, upload, name, context).run(offset, finish, data)
+
+    def _check_size(self, digest: Digest) -> None:
+        limit = self._limits.max_blob_size
+        if limit and digest.size > limit:
+            raise BlobTooLarge(f"blob {digest} is larger than the limit (max_blob_size) of {limit}")
+
+    async def _write_whole(self, digest: Digest, data: memoryview, context: Context) -> bytes:
+        """The whole blob came in one message."""
+        if len(data) > digest.size:
+            raise InvalidArgument(
+                f"{len(data)} bytes were sent for blob {digest}, which has {digest.size}"
+            )
+        if digest.size <= self._store.inline_threshold:
+            pending = self._store.put([(digest, data)])[0]
+        else:
+            pending = (await self._runtime.offload(self._store.put, [(digest, data)]))[0]
+        await self.expect_end(context)
+        await self._runtime.wait(pending)
+        return wire.write_response(digest.size)
+
+    async def _already(self, digest: Digest, finished: bool, context: Context) -> bytes:
+        """REAPI: a blob that is there ends the call at once, with its full size."""
+        if not finished and _needs_draining(context):
+            while await context.read() is not self._eof:
+                pass
+        return wire.write_response(digest.size)
+
+    async def expect_end(self, context: Context) -> None:
+        """Raises unless the client has sent its last message."""
+        if await context.read() is not self._eof:
+            raise InvalidArgument("a message came after the one with finish_write; expected none")
+
+    # --- QueryWriteStatus ------------------------------------------------------------
+
+    async def query_write_status(
+        self, request: pb.QueryWriteStatusRequest, context: Context
+    ) -> pb.QueryWriteStatusResponse:
+        resource = names.parse_write(request.resource_name)
+        digest = resource.digest
+        if self._store.contains(digest):
+            return pb.QueryWriteStatusResponse(committed_size=digest.size, complete=True)
+        name = names.format(resource)
+        size = await self._runtime.offload(self._store.committed_size, name)
+        if size is None:
+            # It may have been finished in the moment between the two looks.
+            if self._store.contains(digest):
+                return pb.QueryWriteStatusResponse(committed_size=digest.size, complete=True)
+            # Bazel gives an upload up on NOT_FOUND; only REAPI clients send the header.
+            if resource.upload is None or caller.header(context) is None:
+                raise NotFound(f"no upload {shorten(request.resource_name, 300)} has begun")
+            size = 0
+        return pb.QueryWriteStatusResponse(committed_size=size)
+
+
+class _WriteStream:
+    """One Write call that needs more than one message, or resumes."""
+
+    def __init__(self, service: ByteStream, upload: Upload, name: str, context: Context) -> None:
+        self._service = service
+        self._store = service._store
+        self._runtime = service._runtime
+        self._upload = upload
+        self._name = name
+        self._context = context
+
+    async def run(self, offset: int, finish: bool, data: memoryview) -> bytes:
+        """From the first message, already read, to the response."""
+        upload = self._upload
+        try:
+            if offset != upload.offset:
+                raise InvalidArgument(
+                    f"write_offset is {offset}, expected the committed size {upload.offset}"
+                )
+            while True:
+                if upload.append(data) or finish:
+                    if self._store.contains(upload.digest):
+                        return await self._overtaken(finish)
+                    if finish:
+                        return await self._finish()
+                    await self._runtime.offload(upload.flush)
+                raw = await self._context.read()
+                if raw is self._service._eof:
+                    return await self._pause()
+                finish, data = self._next(raw)
+        except CasError:
+            # The client may correct itself and go on from what was right.
+            await self._runtime.offload(_let_go, upload)
+            raise
+        except BaseException:
+            # Cancelled, broken off, or past its deadline: keep what came.
+            _let_go(upload)
+            raise
+
+    def _next(self, raw: bytes) -> tuple[bool, memoryview]:
+        name, offset, finish, data = wire.write_request(raw)
+        if name and name != self._name:
+            raise InvalidArgument(
+                f"resource_name changed to {shorten(name, 300)}, expected "
+                f"{shorten(self._name, 300)} or none"
+            )
+        if offset != self._upload.offset:
+            raise InvalidArgument(
+                f"write_offset is {offset}, expected {self._upload.offset}, the first one plus "
+                "the bytes sent since"
+            )
+        return finish, data
+
+    async def _finish(self) -> bytes:
+        pending = await self._runtime.offload(self._upload.finish)
+        try:
+            await self._service.expect_end(self._context)
+        except CasError:
+            # What was sent too much is an error, and does not undo the write.
+            await self._runtime.wait(pending)
+            raise
+        await self._runtime.wait(pending)
+        return wire.write_response(self._upload.digest.size)
+
+    async def _overtaken(self, finished: bool) -> bytes:
+        """Another client finished the same blob first."""
+        await self._runtime.offload(self._upload.discard)
+        return await self._service._already(self._upload.digest, finished, self._context)
+
+    async def _pause(self) -> bytes:
+        """The client closed the stream without finish_write: it will go on later."""
+        upload = self._upload
+        size = await self._runtime.offload(lambda: upload.suspend(durable=True))
+        return wire.write_response(size)
+
+
+def _read_end(digest: Digest, offset: int, limit: int) -> int:
+    """Where a Read ends; raises when its range is wrong."""
+    if not 0 <= offset <= digest.size:
+        raise OutOfRange(f"read_offset is {offset}, expected 0 to {digest.size}, the blob's size")
+    if limit < 0:
+        raise InvalidArgument(f"read_limit is {limit}, expected 0 (no limit) or more")
+    return min(digest.size, offset + limit) if limit else digest.size
+
+
+def _let_go(upload: Upload) -> None:
+    """Suspends an upload whose call has failed already, whatever becomes of that."""
+    with suppress(CasError, OSError):
+        upload.suspend()
+
+
+def _needs_draining(context: Context) -> bool:
+    """Bazel 5.0.0 fails an upload that is answered before it has sent everything."""
+    said = caller.of(context)
+    return said is not None and said.tool == "bazel" and said.version.startswith("5.0.0")

@@ -1,0 +1,65 @@
+"""Capabilities: what this server serves.
+
+Rule: states only what works; each figure is the one that is enforced.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+from cas.api import names
+from cas.api.limits import Limits
+from cas.api.status import guarded
+from cas.digest import FUNCTIONS
+from cas.pb import remote_execution_pb2 as pb
+from cas.pb import semver_pb2
+
+if TYPE_CHECKING:
+    from cas.rpc.handler import Context
+
+SERVICE = "build.bazel.remote.execution.v2.Capabilities"
+
+LOW_VERSION = (2, 0)
+HIGH_VERSION = (2, 11)
+"""REAPI versions served."""
+
+
+class Capabilities:
+    """The servicer.  The answer is made once; requests are parsed to be checked."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._answer = describe(limits, update_enabled=True).SerializeToString()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "GetCapabilities": grpc.unary_unary_rpc_method_handler(
+                    guarded(self.get),
+                    request_deserializer=pb.GetCapabilitiesRequest.FromString,
+                )
+            },
+        )
+
+    async def get(self, request: pb.GetCapabilitiesRequest, context: Context) -> bytes:
+        names.check_instance(request.instance_name)
+        return self._answer
+
+
+def describe(limits: Limits, *, update_enabled: bool) -> pb.ServerCapabilities:
+    """The capabilities for a caller that may, or may not, write action results."""
+    return pb.ServerCapabilities(
+        cache_capabilities=pb.CacheCapabilities(
+            digest_functions=[pb.DigestFunction.Value.Name(f.number) for f in FUNCTIONS],
+            action_cache_update_capabilities=pb.ActionCacheUpdateCapabilities(
+                update_enabled=update_enabled
+            ),
+            max_batch_total_size_bytes=limits.max_batch_total_size,
+            max_cas_blob_size_bytes=limits.max_blob_size,
+            symlink_absolute_path_strategy=pb.SymlinkAbsolutePathStrategy.ALLOWED,
+        ),
+        low_api_version=semver_pb2.SemVer(major=LOW_VERSION[0], minor=LOW_VERSION[1]),
+        high_api_version=semver_pb2.SemVer(major=HIGH_VERSION[0], minor=HIGH_VERSION[1]),
+    )

@@ -1,0 +1,236 @@
+"""ContentAddressableStorage: which blobs are here, and many small ones in one message.
+
+Rule: REAPI's comments on the service; each blob of a batch has its own status, and one bad
+blob never fails the others.  Streams are `bytestream`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from cas import digest as digests
+from cas.api import names, status, wire
+from cas.api.blobs import read_whole
+from cas.api.limits import Limits
+from cas.api.status import guarded
+from cas.digest import Digest, shorten
+from cas.errors import BatchTooLarge, BlobTooLarge, CasError, InvalidArgument, NotFound
+from cas.pb import remote_execution_pb2 as pb
+from cas.store.interface import BlobStore
+from cas.store.pending import Pending, resolved
+
+if TYPE_CHECKING:
+    from cas.rpc.handler import Context, Runtime
+
+SERVICE = "build.bazel.remote.execution.v2.ContentAddressableStorage"
+
+_HERE = resolved(None)
+"""The outcome of writing what is here already."""
+
+TREE_PAGE = 1000
+"""Directories in one GetTreeResponse at most."""
+
+
+class Content:
+    """The servicer.  All but GetTree take and give raw messages."""
+
+    def __init__(self, store: BlobStore, runtime: Runtime, limits: Limits) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._limits = limits
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "FindMissingBlobs": grpc.unary_unary_rpc_method_handler(guarded(self.find_missing)),
+                "BatchUpdateBlobs": grpc.unary_unary_rpc_method_handler(guarded(self.batch_update)),
+                "BatchReadBlobs": grpc.unary_unary_rpc_method_handler(guarded(self.batch_read)),
+                "GetTree": grpc.unary_stream_rpc_method_handler(
+                    guarded(self.get_tree),
+                    request_deserializer=pb.GetTreeRequest.FromString,
+                    response_serializer=pb.GetTreeResponse.SerializeToString,
+                ),
+            },
+        )
+
+    async def find_missing(self, request: bytes, context: Context) -> bytes:
+        asked = wire.find_missing_request(request)
+        names.check_instance(asked.instance_name)
+        return wire.find_missing_response(asked, self._store.missing(asked.keys))
+
+    # --- BatchUpdateBlobs ------------------------------------------------------------
+
+    async def batch_update(self, request: bytes, context: Context) -> bytes:
+        batch = wire.batch_update_request(request)
+        names.check_instance(batch.instance_name)
+        function = wire.function_of(batch.digest_function)
+        self._check_batch(sum(len(data) for _, _, data, _ in batch.blobs), "request")
+        outcomes: list[CasError | Pending[None] | None] = []
+        todo: list[tuple[Digest, memoryview]] = []
+        places: list[int] = []
+        for hash_hex, size, data, compressor in batch.blobs:
+            try:
+                digest = digests.parse(hash_hex, size, function)
+                self._check_blob(digest, compressor)
+            except CasError as error:
+                outcomes.append(error)
+                continue
+            places.append(len(outcomes))
+            outcomes.append(None)
+            todo.append((digest, data))
+        for place, pending in zip(places, await self._put(todo), strict=True):
+            outcomes[place] = pending
+        results = []
+        for (hash_hex, size, _, _), outcome in zip(batch.blobs, outcomes, strict=True):
+            results.append((hash_hex, size, *await self._outcome(outcome)))
+        return wire.batch_update_response(results)
+
+    def _check_blob(self, digest: Digest, compressor: int) -> None:
+        if compressor:
+            raise InvalidArgument(
+                f"compressor {compressor} is not served for blob {digest}; expected 0 (identity)"
+            )
+        limit = self._limits.max_blob_size
+        if limit and digest.size > limit:
+            raise BlobTooLarge(f"blob {digest} is larger than the limit (max_blob_size) of {limit}")
+
+    async def _put(self, blobs: Sequence[tuple[Digest, memoryview]]) -> list[Pending[None]]:
+        """What is here already is not hashed or written again."""
+        here = set(range(len(blobs))) - set(self._store.missing([d.key for d, _ in blobs]))
+        fresh = [blob for place, blob in enumerate(blobs) if place not in here]
+        threshold = self._store.inline_threshold
+        if all(digest.size <= threshold for digest, _ in fresh):
+            written = self._store.put(fresh)
+        else:
+            written = await self._runtime.offload(self._store.put, fresh)
+        pendings = iter(written)
+        return [_HERE if place in here else next(pendings) for place in range(len(blobs))]
+
+    async def _outcome(self, outcome: CasError | Pending[None] | None) -> tuple[int, str]:
+        """A blob's status: code number and message."""
+        if isinstance(outcome, CasError):
+            error: Exception = outcome
+        elif outcome is None or outcome is _HERE:
+            return status.OK, ""
+        else:
+            try:
+                await self._runtime.wait(outcome)
+            except (CasError, OSError) as failure:
+                error = failure
+            else:
+                return status.OK, ""
+        code, message = status.of(error)
+        return status.number(code), message
+
+    # --- BatchReadBlobs --------------------------------------------------------------
+
+    async def batch_read(self, request: bytes, context: Context) -> bytes:
+        batch = wire.batch_read_request(request)
+        names.check_instance(batch.instance_name)
+        function = wire.function_of(batch.digest_function)
+        self._check_batch(sum(max(0, size) for _, size in batch.digests), "answer")
+        asked: list[Digest | CasError] = []
+        for hash_hex, size in batch.digests:
+            try:
+                asked.append(digests.parse(hash_hex, size, function))
+            except CasError as error:
+                asked.append(error)
+        small = self._store.read_small_many([d.key for d in asked if isinstance(d, Digest)])
+        results = []
+        for digest, encoded in zip(asked, batch.encoded, strict=True):
+            data = small.get(digest.key) if isinstance(digest, Digest) else None
+            if data is not None:
+                results.append((encoded, data, status.OK, ""))
+            else:
+                results.append((encoded, *await self._read(digest)))
+        return wire.batch_read_response(results)
+
+    async def _read(self, digest: Digest | CasError) -> tuple[bytes, int, str]:
+        """A blob that is not inline, or its error."""
+        try:
+            if isinstance(digest, CasError):
+                raise digest
+            data = await read_whole(self._store, self._runtime, digest)
+        except (CasError, OSError) as error:
+            code, message = status.of(error)
+            return b"", status.number(code), message
+        return data, status.OK, ""
+
+    def _check_batch(self, size: int, what: str) -> None:
+        limit = self._limits.max_batch_total_size
+        if size > limit:
+            raise BatchTooLarge(
+                f"the blobs of this {what} have {size} bytes, more than the limit "
+                f"(max_batch_total_size) of {limit}"
+            )
+
+    # --- GetTree ---------------------------------------------------------------------
+
+    async def get_tree(self, request: pb.GetTreeRequest, context: Context) -> None:
+        names.check_instance(request.instance_name)
+        function = wire.function_of(request.digest_function)
+        root = digests.parse(request.root_digest.hash, request.root_digest.size_bytes, function)
+        skip = _page_offset(request.page_token)
+        if request.page_size < 0:
+            raise InvalidArgument(f"page_size is {request.page_size}, expected 0 or more")
+        page_size = min(request.page_size or TREE_PAGE, TREE_PAGE)
+        if not self._store.contains(root):
+            raise NotFound(f"root directory {root} is not here")
+        page = pb.GetTreeResponse()
+        size = 0
+        position = 0
+        async for directory in self._walk(root):
+            position += 1
+            if position <= skip:
+                continue
+            bytes_more = directory.ByteSize() + 8
+            if page.directories and (
+                len(page.directories) >= page_size or size + bytes_more > self._limits.max_response
+            ):
+                page.next_page_token = str(position - 1)
+                await context.write(page)
+                page = pb.GetTreeResponse()
+                size = 0
+            page.directories.append(directory)
+            size += bytes_more
+        await context.write(page)
+
+    async def _walk(self, root: Digest) -> AsyncIterator[pb.Directory]:
+        """Every directory from `root` down, once, breadth first: an order that depends on
+        the tree's content only, so that a page token is a count.  Absent ones are left out."""
+        seen = {root.key}
+        level = [root]
+        while level:
+            below: list[Digest] = []
+            for digest in level:
+                try:
+                    raw = await read_whole(self._store, self._runtime, digest)
+                except NotFound:
+                    continue
+                try:
+                    directory = pb.Directory.FromString(raw)
+                except DecodeError:
+                    raise InvalidArgument(f"blob {digest} is not a Directory message") from None
+                yield directory
+                for node in directory.directories:
+                    child = digests.parse(node.digest.hash, node.digest.size_bytes, root.function)
+                    if child.key not in seen:
+                        seen.add(child.key)
+                        below.append(child)
+            level = below
+
+
+def _page_offset(token: str) -> int:
+    """How many directories a page token stands behind."""
+    if not token:
+        return 0
+    if not (token.isascii() and token.isdigit() and len(token) < 12):
+        raise InvalidArgument(
+            f"page_token {shorten(token)} is not one that an earlier response gave"
+        )
+    return int(token)

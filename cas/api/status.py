@@ -1,0 +1,75 @@
+"""Errors as gRPC statuses: the one table.
+
+Rule: every error that a call ends in passes through `of`.  Nothing else in `cas.api`
+chooses a code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from cas import errors
+
+if TYPE_CHECKING:
+    from cas.rpc.handler import Context
+
+T = TypeVar("T")
+
+_CODES: dict[type[BaseException], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.OutOfRange: grpc.StatusCode.OUT_OF_RANGE,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.UploadSuperseded: grpc.StatusCode.ABORTED,
+    errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.MissingReferences: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DataLoss: grpc.StatusCode.DATA_LOSS,
+    errors.StoreClosed: grpc.StatusCode.UNAVAILABLE,
+}
+
+OK = 0
+
+log = logging.getLogger("cas.api")
+
+
+def of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """The code and the message that a client gets for `error`.
+
+    What is not one of `cas.errors` is a fault of ours: INTERNAL, its text kept in the log.
+    """
+    for kind in type(error).__mro__:
+        code = _CODES.get(kind)
+        if code is not None:
+            if code is grpc.StatusCode.DATA_LOSS:
+                log.error("stored data is damaged", extra={"error": str(error)})
+            return code, str(error)
+    log.error("a call failed", exc_info=error)
+    return grpc.StatusCode.INTERNAL, "internal error; the server's log has the details"
+
+
+def number(code: grpc.StatusCode) -> int:
+    """A code as google.rpc.Status holds it."""
+    value: int = code.value[0]
+    return value
+
+
+def guarded(
+    method: Callable[[Any, Context], Awaitable[T]],
+) -> Callable[[Any, Context], Awaitable[T]]:
+    """`method`, ending its call with the right status when it raises."""
+
+    async def call(request: Any, context: Context) -> T:
+        try:
+            return await method(request, context)
+        except errors.CasError as error:
+            code, message = of(error)
+        except Exception as error:
+            if context.done():
+                raise
+            code, message = of(error)
+        return await context.abort(code, message)
+
+    return call
