@@ -17,13 +17,15 @@ import sys
 from collections.abc import Sequence
 
 from cas import log
+from cas.api import service
+from cas.api.limits import Limits
 from cas.config import Config
 from cas.errors import CasError
-from cas.rpc.handler import Engine, EngineOptions
+from cas.rpc.handler import EOF, Engine, EngineOptions
 from cas.server import health, reflection
 from cas.server.link import Link
 from cas.server.messages import BEAT, FATAL, READY, Event, Task
-from cas.store.local import StoreOptions, open_store
+from cas.store.local import LocalStore, StoreOptions, open_store
 
 logger = logging.getLogger("cas.server.worker")
 
@@ -56,24 +58,23 @@ def _serve(task: Task, link: Link) -> None:
     """Start, serve, drain."""
     config = task.config
     with contextlib.ExitStack() as opened:
-        store = open_store(
-            config.dir,
-            StoreOptions(
-                durability=config.durability,
-                inline_threshold=config.inline_threshold,
-                max_open_uploads=config.max_open_uploads,
-            ),
-        )
+        store = _store(config)
         opened.callback(store.close)
         engine = _engine(config)
         checks = health.Health(engine.runtime)
-        services = [health.SERVICE]
-        engine.add_generic_rpc_handlers([checks.handler(), reflection.handler(services)])
+        names = [*service.SERVICES, health.SERVICE]
+        engine.add_generic_rpc_handlers(
+            [
+                *service.handlers(store, engine.runtime, _limits(config), EOF),
+                checks.handler(),
+                reflection.handler(names),
+            ]
+        )
         for address in task.addresses:
             engine.add_insecure_port(address)
 
         engine.start()
-        checks.serving(services)
+        checks.serving(names)
         link.tell(Event(READY))
         while not link.stop_requested(BEAT_INTERVAL):
             # Liveness must come from the engine's own loop, not from this thread.
@@ -88,12 +89,32 @@ def _serve(task: Task, link: Link) -> None:
         opened.close()
 
 
+def _store(config: Config) -> LocalStore:
+    return open_store(
+        config.dir,
+        StoreOptions(
+            durability=config.durability,
+            inline_threshold=config.inline_threshold,
+            max_open_uploads=config.max_open_uploads,
+        ),
+    )
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_blob_size=config.max_blob_size,
+        max_batch_total_size=config.max_batch_total_size,
+        require_references=config.require_references,
+    )
+
+
 def _engine(config: Config) -> Engine:
     options = EngineOptions(
         max_message_bytes=config.max_message_size,
         max_concurrent_calls=config.max_concurrent_calls,
         helper_threads=config.helper_threads,
     )
+    # Only the engine that is asked for: the other may not even import here.
     module = importlib.import_module(f"cas.rpc.{config.engine}")
     engine: Engine = module.make_engine(options)
     return engine

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,88 +15,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-ROOT = Path(__file__).resolve().parents[2]
-
-PATIENCE = 40.0
-"""Seconds for anything to happen: generous, since a busy machine is no failure."""
+from tests.server.serving import PATIENCE, Server, Start, channel, gone, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-class Server:
-    """A running ``cas serve``."""
-
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self.process = process
-        self.log = log
-        self.ready = ""
-
-    def await_ready(self) -> None:
-        assert self.process.stdout is not None
-        self.ready = self.process.stdout.readline()
-        assert self.ready, f"the server ended before it was ready: {self.log.read_text()}"
-
-    @property
-    def address(self) -> str:
-        return self.ready.split()[1].removeprefix("grpc=")
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """The events of that name that were logged so far."""
-        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [event for line in lines if (event := json.loads(line))["event"] == name]
-
-    def workers(self) -> list[int]:
-        """The workers' process ids at the first ready line."""
-        (event,) = self.events("serving")
-        pids: list[int] = event["workers"]
-        return pids
-
-    def again(self) -> list[int]:
-        """The process ids of workers that took a dead one's place, once they serve."""
-        return [event["worker_pid"] for event in self.events("worker serves again")]
-
-    def ends(self) -> int:
-        return self.process.wait(PATIENCE)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts servers, on a free port and in a directory of this test unless told otherwise."""
-    servers: list[Server] = []
-
-    def start(*arguments: str, wait: bool = True) -> Server:
-        log = tmp_path / f"log-{len(servers)}"
-        defaults = ["--dir", str(tmp_path / "store"), "--grpc", "127.0.0.1:0", "--workers", "1"]
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "cas", "serve", *defaults, *arguments],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-        server = Server(process, log)
-        servers.append(server)
-        if wait:
-            server.await_ready()
-        return server
-
-    yield start
-    for server in servers:
-        server.process.kill()
-        server.process.wait()
-        assert server.process.stdout is not None
-        server.process.stdout.close()
-
-
-@contextlib.contextmanager
-def channel(server: Server) -> Iterator[grpc.Channel]:
-    """A connection of its own."""
-    with grpc.insecure_channel(
-        server.address, options=[("grpc.use_local_subchannel_pool", 1)]
-    ) as opened:
-        yield opened
 
 
 def check(opened: grpc.Channel, service: str = "") -> int:
@@ -116,22 +34,6 @@ def check(opened: grpc.Channel, service: str = "") -> int:
 def health(server: Server) -> int:
     with channel(server) as opened:
         return check(opened)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen: {what}"
-        time.sleep(0.05)
-
-
-def gone(pid: int) -> bool:
-    """Whether the process runs no more; nobody may have waited for it yet."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return status.rpartition(")")[2].split()[0] in "ZX"
 
 
 class Conversation:
@@ -160,7 +62,7 @@ class Conversation:
         return code
 
 
-def test_it_says_when_it_serves_and_sigterm_ends_it_well(start: Callable[..., Server]) -> None:
+def test_it_says_when_it_serves_and_sigterm_ends_it_well(start: Start) -> None:
     server = start("--workers", "2")
     assert server.ready == f"ready grpc={server.address} http=none\n"
     assert server.address.startswith("127.0.0.1:")
@@ -179,21 +81,21 @@ def test_it_says_when_it_serves_and_sigterm_ends_it_well(start: Callable[..., Se
     assert server.events("stopped")
 
 
-def test_sigint_is_as_good_and_the_directory_serves_again(start: Callable[..., Server]) -> None:
+def test_sigint_is_as_good_and_the_directory_serves_again(start: Start) -> None:
     server = start()
     server.process.send_signal(signal.SIGINT)
     assert server.ends() == 0
     assert health(start()) == SERVING
 
 
-def test_reflection_lists_the_services(start: Callable[..., Server]) -> None:
+def test_reflection_lists_the_services(start: Start) -> None:
     with channel(start()) as opened:
         talk = Conversation(opened)
         assert {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} <= talk.names
         assert talk.end() == grpc.StatusCode.OK
 
 
-def test_health_knows_its_services(start: Callable[..., Server]) -> None:
+def test_health_knows_its_services(start: Start) -> None:
     with channel(start()) as opened:
         assert check(opened, "grpc.health.v1.Health") == SERVING
         with pytest.raises(grpc.RpcError) as caught:
@@ -202,7 +104,7 @@ def test_health_knows_its_services(start: Callable[..., Server]) -> None:
         assert "no.Such" in str(caught.value.details())
 
 
-def test_a_running_call_may_finish_in_the_drain(start: Callable[..., Server]) -> None:
+def test_a_running_call_may_finish_in_the_drain(start: Start) -> None:
     server = start()
     with channel(server) as opened:
         talk = Conversation(opened)
@@ -214,7 +116,7 @@ def test_a_running_call_may_finish_in_the_drain(start: Callable[..., Server]) ->
 
 
 def test_a_call_that_does_not_finish_is_cut_off_at_the_drain_timeout(
-    start: Callable[..., Server],
+    start: Start,
 ) -> None:
     server = start("--drain-timeout", "0.5")
     with channel(server) as opened:
@@ -224,7 +126,7 @@ def test_a_call_that_does_not_finish_is_cut_off_at_the_drain_timeout(
         assert talk.end() != grpc.StatusCode.OK
 
 
-def test_a_watch_hears_of_the_drain_and_does_not_hold_it_up(start: Callable[..., Server]) -> None:
+def test_a_watch_hears_of_the_drain_and_does_not_hold_it_up(start: Start) -> None:
     server = start("--drain-timeout", "3600")
     with channel(server) as opened:
         call = opened.unary_stream(
@@ -240,7 +142,7 @@ def test_a_watch_hears_of_the_drain_and_does_not_hold_it_up(start: Callable[...,
     assert server.ends() == 0
 
 
-def test_a_second_signal_ends_it_at_once(start: Callable[..., Server]) -> None:
+def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     server = start("--drain-timeout", "3600")
     (worker,) = server.workers()
     with channel(server) as opened:
@@ -254,23 +156,21 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Server]) -> None:
     assert gone(worker)
 
 
-def test_one_signal_sent_twice_is_one(start: Callable[..., Server]) -> None:
+def test_one_signal_sent_twice_is_one(start: Start) -> None:
     server = start()
     server.process.terminate()
     server.process.terminate()
     assert server.ends() == 0
 
 
-def test_a_signal_before_it_serves_ends_it_too(
-    start: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_a_signal_before_it_serves_ends_it_too(start: Start, tmp_path: Path) -> None:
     server = start(wait=False)
     until((tmp_path / "store/format").exists, "the start")
     server.process.terminate()
     assert server.ends() == 0
 
 
-def test_a_second_start_is_refused(start: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_second_start_is_refused(start: Start, tmp_path: Path) -> None:
     first = start()
     second = start(wait=False)
     assert second.ends() == 1
@@ -280,7 +180,7 @@ def test_a_second_start_is_refused(start: Callable[..., Server], tmp_path: Path)
     assert health(first) == SERVING
 
 
-def test_a_served_port_is_refused(start: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_served_port_is_refused(start: Start, tmp_path: Path) -> None:
     first = start()
     second = start("--dir", str(tmp_path / "other"), "--grpc", first.address, wait=False)
     assert second.ends() == 1
@@ -289,9 +189,7 @@ def test_a_served_port_is_refused(start: Callable[..., Server], tmp_path: Path) 
     assert health(first) == SERVING
 
 
-def test_a_directory_of_another_format_is_refused(
-    start: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_a_directory_of_another_format_is_refused(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
     (store / "format").write_text("cas 999\n")
@@ -302,9 +200,7 @@ def test_a_directory_of_another_format_is_refused(
     assert [path.name for path in store.iterdir()] == ["format"]
 
 
-def test_what_keeps_workers_from_starting_is_said_in_one_line(
-    start: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_what_keeps_workers_from_starting_is_said_in_one_line(start: Start, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/absent/cas.sock"
     server = start("--grpc", address, wait=False)
     assert server.ends() == 1
@@ -313,27 +209,23 @@ def test_what_keeps_workers_from_starting_is_said_in_one_line(
     assert address in line
 
 
-def test_a_killed_worker_is_replaced(start: Callable[..., Server]) -> None:
+def test_a_killed_worker_is_replaced(start: Start) -> None:
     server = start("--workers", "2")
     victim, other = server.workers()
-    os.kill(victim, signal.SIGKILL)
+    server.kill(victim)
     until(lambda: bool(server.again()), "another worker")
     (died,) = server.events("worker died; it is started again")
     assert (died["worker_pid"], died["ended"]) == (victim, "SIGKILL")
     assert not gone(other)
 
-    # The only one left is the new one: it serves.
-    os.kill(other, signal.SIGSTOP)
-    try:
-        os.kill(other, signal.SIGKILL)
-        until(lambda: gone(other), "the death of the other")
-        assert health(server) == SERVING
-    finally:
-        server.process.terminate()
+    # While the other is being replaced, the new one is the only one to ask.
+    server.kill(other)
+    assert health(server) == SERVING
+    server.process.terminate()
     assert server.ends() == 0
 
 
-def test_a_worker_that_does_not_answer_is_replaced(start: Callable[..., Server]) -> None:
+def test_a_worker_that_does_not_answer_is_replaced(start: Start) -> None:
     server = start("--heartbeat-timeout", "3")
     (victim,) = server.workers()
     os.kill(victim, signal.SIGSTOP)
@@ -345,7 +237,7 @@ def test_a_worker_that_does_not_answer_is_replaced(start: Callable[..., Server])
     assert server.ends() == 0
 
 
-def test_a_worker_told_to_stop_is_replaced(start: Callable[..., Server]) -> None:
+def test_a_worker_told_to_stop_is_replaced(start: Start) -> None:
     server = start()
     (worker,) = server.workers()
     os.kill(worker, signal.SIGTERM)
@@ -355,7 +247,7 @@ def test_a_worker_told_to_stop_is_replaced(start: Callable[..., Server]) -> None
     assert health(server) == SERVING
 
 
-def test_workers_do_not_outlive_a_killed_supervisor(start: Callable[..., Server]) -> None:
+def test_workers_do_not_outlive_a_killed_supervisor(start: Start) -> None:
     server = start("--workers", "2")
     workers = server.workers()
     server.process.kill()
@@ -364,9 +256,7 @@ def test_workers_do_not_outlive_a_killed_supervisor(start: Callable[..., Server]
     assert health(start("--grpc", server.address)) == SERVING
 
 
-def test_a_unix_socket_is_served_by_one_worker_and_removed(
-    start: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_a_unix_socket_is_served_by_one_worker_and_removed(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "cas.sock"
     server = start("--grpc", f"unix:{path}", "--workers", "4")
     assert server.ready == f"ready grpc=unix:{path} http=none\n"
@@ -379,7 +269,7 @@ def test_a_unix_socket_is_served_by_one_worker_and_removed(
     assert not path.exists()
 
 
-def test_the_log_is_one_json_object_a_line(start: Callable[..., Server]) -> None:
+def test_the_log_is_one_json_object_a_line(start: Start) -> None:
     server = start("--log-level", "debug")
     server.process.terminate()
     assert server.ends() == 0
