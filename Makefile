@@ -39,7 +39,8 @@ format: setup ## Bring the sources into the style that lint wants.
 bench: setup ## Benchmarks; ARGS=--help tells which.
 	$(BIN)/python -m benchmarks $(ARGS)
 
-clients: setup ## Real clients against a server; ARGS=--help tells which.
+clients: setup ## Install real clients, drive them against a server; CLIENTS='…' picks.
+	tests/clients/setup
 	tests/clients/run $(ARGS)
 
 lock: setup ## Take the newest versions that pyproject.toml allows into requirements.lock.
