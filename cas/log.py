@@ -47,7 +47,10 @@ def configure(
     handler = logging.StreamHandler(stream)
     formatter = TextFormatter if format == "text" else JsonFormatter
     handler.setFormatter(formatter(fields or {}))
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    # Debugging the server is not debugging its libraries, whose lines would bury ours.
+    logging.basicConfig(handlers=[handler], level=max(number, logging.INFO), force=True)
+    logging.getLogger("cas").setLevel(number)
     logging.captureWarnings(True)
 
 

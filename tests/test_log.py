@@ -20,11 +20,12 @@ exactly = settings(derandomize=True, max_examples=200, deadline=None)
 @pytest.fixture(autouse=True)
 def leave_logging_alone() -> Iterator[None]:
     """`configure` is for a whole process; this one is pytest's."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, ours = logging.getLogger(), logging.getLogger("cas")
+    handlers, level, our_level = root.handlers[:], root.level, ours.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    ours.setLevel(our_level)
     logging.captureWarnings(False)
 
 
@@ -112,3 +113,14 @@ def test_the_level_decides_what_is_said() -> None:
     logging.getLogger("cas.test").warning("loud")
     assert "quiet" not in stream.getvalue()
     assert "loud" in stream.getvalue()
+
+
+def test_debug_is_for_our_own_loggers() -> None:
+    stream = io.StringIO()
+    log.configure("text", "debug", stream=stream)
+    logging.getLogger("cas.test").debug("ours")
+    logging.getLogger("library").debug("theirs")
+    logging.getLogger("library").info("news")
+    assert "ours" in stream.getvalue()
+    assert "theirs" not in stream.getvalue()
+    assert "news" in stream.getvalue()

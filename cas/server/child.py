@@ -112,7 +112,10 @@ def _safe_path() -> list[str]:
     """``-P`` unless we run from a checkout: ``-m`` alone would let the current directory
     come before every installed package."""
     root = Path(__file__).resolve().parents[2]
-    return [] if root == Path.cwd() else ["-P"]
+    with contextlib.suppress(FileNotFoundError):
+        if root.samefile("."):
+            return []
+    return ["-P"]
 
 
 def how_it_ended(code: int) -> str:
