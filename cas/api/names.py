@@ -25,6 +25,7 @@ from cas.digest import (
     MAX_SIZE,
     Digest,
     Function,
+    make,
     raw_hash,
     shorten,
 )
@@ -126,7 +127,7 @@ def parse(name: str) -> ResourceName:
     size = int(digits)
     if size > MAX_SIZE:
         _fail(name, f"size {digits} is not a decimal number from 0 to {MAX_SIZE}")
-    return ResourceName(instance, upload, compressor, Digest(function.prefix + raw, size))
+    return ResourceName(instance, upload, compressor, make(function, raw, size))
 
 
 def parse_read(name: str) -> ResourceName:

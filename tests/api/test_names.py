@@ -39,7 +39,7 @@ uuids = st.text(characters(exclude="/"), min_size=1, max_size=30).filter(
 def any_digest(draw: st.DrawFn) -> Digest:
     function = draw(st.sampled_from(FUNCTIONS))
     raw = draw(st.binary(min_size=function.length, max_size=function.length))
-    return Digest(function.prefix + raw, draw(st.integers(0, MAX_SIZE)))
+    return digests.make(function, raw, draw(st.integers(0, MAX_SIZE)))
 
 
 resources = st.builds(ResourceName, instances, st.none() | uuids, st.none(), any_digest())
@@ -67,11 +67,8 @@ def test_nothing_may_follow_a_blobs_size(resource: ResourceName, metadata: str) 
 @bounded
 @given(st.text(max_size=200) | st.text("/blobsupad-c0123456789ef.", max_size=200))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    try:
+    with contextlib.suppress(InvalidArgument):
         resource = names.parse(text)
-    except InvalidArgument as error:
-        assert len(str(error)) < 600
-    else:
         assert names.parse(names.format(resource)) == resource
 
 
