@@ -100,11 +100,11 @@ def cache_warnings(output: str) -> list[str]:
 def checks(release: Release, units: int) -> tuple[Check, ...]:
     """The check in the empty instance, and a smaller one in an instance whose name has a slash."""
     return (
-        Check(release.name, release.name, 240, lambda bench: _check(release, bench, units, "")),
+        Check(release.name, release.name, 400, lambda bench: _check(release, bench, units, "")),
         Check(
             f"{release.name}[a/b]",
             release.name,
-            150,
+            240,
             lambda bench: _check(release, bench, units // 5, "a/b"),
         ),
     )

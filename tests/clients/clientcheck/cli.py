@@ -4,6 +4,7 @@ knowledge of any one tool.
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print("server", False, 0.0, str(error))
         print("0 passed, 1 failed")
         return 1
+    except KeyboardInterrupt:
+        print("tests/clients/run: interrupted", file=sys.stderr)
+        return 130
     finally:
         if options.keep:
             print(f"kept {work}", file=sys.stderr)
@@ -69,7 +73,9 @@ def _run(clients: Sequence[str], options: argparse.Namespace, work: Path) -> int
     with ExitStack() as stack:
 
         def start(name: str) -> str:
-            started = server.start(server.find_cas(ROOT), work, name)
+            started = server.start(
+                server.find_cas(ROOT), work, name, shlex.split(options.serve_args)
+            )
             stack.callback(lambda: own.update({name: server.stop(started)}))
             return started.address
 
@@ -152,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--empty", metavar="HOST:PORT", help="with --prove and --remote: the empty server"
+    )
+    parser.add_argument(
+        "--serve-args",
+        default="",
+        metavar="TEXT",
+        help="further arguments for `cas serve`, such as '--engine=aio'",
     )
     parser.add_argument("--keep", action="store_true", help="keep the work directories")
     return parser

@@ -92,7 +92,7 @@ def read(log: Path) -> str:
 
 
 def group_alive(pid: int) -> bool:
-    """Whether a process of the group led by `pid` runs. Zombies don't: init has yet to reap them."""
+    """Whether a process of the group led by `pid` runs; a zombie not reaped yet doesn't."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # The name, in parentheses, may hold anything; state, parent and group follow it.

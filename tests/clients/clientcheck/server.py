@@ -5,6 +5,7 @@ its log read.
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class CasServer:
     address: str
 
 
-def start(cas: Path, work: Path, name: str) -> CasServer:
+def start(cas: Path, work: Path, name: str, arguments: Sequence[str]) -> CasServer:
     """Starts `cas` below `work` and returns once it says that it is ready. Raises CheckError if
     it never does.
     """
@@ -33,7 +34,17 @@ def start(cas: Path, work: Path, name: str) -> CasServer:
     stdout = home / "stdout"
     daemon = Daemon.start(
         name,
-        [cas, "serve", "--dir", home / "data", "--grpc", "127.0.0.1:0", "--http", "none"],
+        [
+            cas,
+            "serve",
+            "--dir",
+            home / "data",
+            "--grpc",
+            "127.0.0.1:0",
+            "--http",
+            "none",
+            *arguments,
+        ],
         env=closed_environment(home),
         log=home / "stderr",
         stdout=stdout,
