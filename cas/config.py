@@ -63,9 +63,9 @@ class Config:
         "worker processes that share the port; 0 is one per core; a Unix socket has one",
     )
     engine: str = _option(
-        choice("aio", "cq"),
-        "aio",
-        "RPC engine: grpc.aio, or a loop of our own over gRPC's completion queue",
+        choice("cq", "aio"),
+        "cq",
+        "RPC engine: our own loop on gRPC's core, or grpc.aio, which needs more CPU",
     )
     drain_timeout: float = _option(
         seconds(0, 86_400), 30.0, "seconds that running calls may take to finish on SIGTERM"

@@ -100,8 +100,11 @@ def test_what_one_worker_stored_another_serves(start: Start) -> None:
             assert read(opened) == BLOB
 
 
-def test_an_upload_that_the_drain_cut_off_resumes_in_the_next_server(start: Start) -> None:
-    server = start("--drain-timeout", "0.5")
+@pytest.mark.parametrize("engine", ["cq", "aio"])
+def test_an_upload_that_the_drain_cut_off_resumes_in_the_next_server(
+    start: Start, engine: str
+) -> None:
+    server = start("--drain-timeout", "0.5", "--engine", engine)
     name = upload_name()
     over = threading.Event()
 
@@ -118,7 +121,7 @@ def test_an_upload_that_the_drain_cut_off_resumes_in_the_next_server(start: Star
     over.set()
     assert server.ends() == 0
 
-    with channel(start()) as opened:
+    with channel(start("--engine", engine)) as opened:
         kept = status(opened, name)
         assert not kept.complete
         assert 0 < kept.committed_size <= 20 * CHUNK

@@ -62,8 +62,9 @@ class Conversation:
         return code
 
 
-def test_it_says_when_it_serves_and_sigterm_ends_it_well(start: Start) -> None:
-    server = start("--workers", "2")
+@pytest.mark.parametrize("engine", ["cq", "aio"])
+def test_it_says_when_it_serves_and_sigterm_ends_it_well(start: Start, engine: str) -> None:
+    server = start("--workers", "2", "--engine", engine)
     assert server.ready == f"ready grpc={server.address} http=none\n"
     assert server.address.startswith("127.0.0.1:")
     assert not server.address.endswith(":0")
@@ -104,8 +105,9 @@ def test_health_knows_its_services(start: Start) -> None:
         assert "no.Such" in str(caught.value.details())
 
 
-def test_a_running_call_may_finish_in_the_drain(start: Start) -> None:
-    server = start()
+@pytest.mark.parametrize("engine", ["cq", "aio"])
+def test_a_running_call_may_finish_in_the_drain(start: Start, engine: str) -> None:
+    server = start("--engine", engine)
     with channel(server) as opened:
         talk = Conversation(opened)
         server.process.terminate()
@@ -115,10 +117,11 @@ def test_a_running_call_may_finish_in_the_drain(start: Start) -> None:
     assert server.ends() == 0
 
 
+@pytest.mark.parametrize("engine", ["cq", "aio"])
 def test_a_call_that_does_not_finish_is_cut_off_at_the_drain_timeout(
-    start: Start,
+    start: Start, engine: str
 ) -> None:
-    server = start("--drain-timeout", "0.5")
+    server = start("--drain-timeout", "0.5", "--engine", engine)
     with channel(server) as opened:
         talk = Conversation(opened)
         server.process.terminate()
@@ -126,8 +129,9 @@ def test_a_call_that_does_not_finish_is_cut_off_at_the_drain_timeout(
         assert talk.end() != grpc.StatusCode.OK
 
 
-def test_a_watch_hears_of_the_drain_and_does_not_hold_it_up(start: Start) -> None:
-    server = start("--drain-timeout", "3600")
+@pytest.mark.parametrize("engine", ["cq", "aio"])
+def test_a_watch_hears_of_the_drain_and_does_not_hold_it_up(start: Start, engine: str) -> None:
+    server = start("--drain-timeout", "3600", "--engine", engine)
     with channel(server) as opened:
         call = opened.unary_stream(
             "/grpc.health.v1.Health/Watch",
@@ -267,6 +271,20 @@ def test_a_unix_socket_is_served_by_one_worker_and_removed(start: Start, tmp_pat
     server.process.terminate()
     assert server.ends() == 0
     assert not path.exists()
+
+
+def test_where_the_engine_cannot_run_the_public_one_does(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A grpcio whose private parts are others, as far as the server can tell.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from grpc._cython import cygrpc\ndel cygrpc.CompletionQueue\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = start("--engine", "cq", "--workers", "2")
+    assert health(server) == SERVING
+    (warning,) = server.events("engine cq cannot run; aio serves")
+    assert "CompletionQueue" in warning["reason"]
 
 
 def test_the_log_is_one_json_object_a_line(start: Start) -> None:
