@@ -1,0 +1,359 @@
+"""The store on disk beyond the common contract: restarts, several processes, order, faults."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from multiprocessing.connection import Client
+from pathlib import Path
+
+import pytest
+
+from cas import digest as digests
+from cas.errors import DataLoss, NoSpace, NotFound, UploadSuperseded
+from cas.index.records import FILE, INLINE
+from cas.store.interface import NewAction
+from cas.store.layout import Layout, parse_blob
+
+SMALL = b"small" * 10
+LARGE = os.urandom(1 << 20)
+
+
+def put(store, data):
+    digest = digests.of(data)
+    store.put([(digest, data)])[0].wait(30)
+    return digest
+
+
+def blob_files(tmp_path):
+    return [path for path in (tmp_path / "store/blobs").rglob("*") if path.is_file()]
+
+
+def staging_files(tmp_path):
+    return list((tmp_path / "store/staging").iterdir())
+
+
+def read(store, digest):
+    blob = store.open(digest)
+    view = memoryview(bytearray(blob.size))
+    assert blob.read_into(view, 0) == blob.size
+    blob.close()
+    return bytes(view)
+
+
+class TestAcrossRestarts:
+    @pytest.mark.parametrize("durability", ["strict", "batch", "none"])
+    def test_everything_is_there_again(self, opener, durability):
+        store = opener(durability)
+        blobs = [put(store, SMALL), put(store, LARGE)]
+        action = NewAction(b"result", [b.key for b in blobs], True, "me")
+        store.put_action("main", blobs[0], action).wait(30)
+        store.close()
+        store = opener("strict")
+        assert read(store, blobs[0]) == SMALL
+        assert read(store, blobs[1]) == LARGE
+        assert store.action("main", blobs[0]).complete
+
+    def test_an_upload_resumes_in_the_next_process(self, opener):
+        digest = digests.of(LARGE)
+        store = opener()
+        upload = store.upload("u", digest)
+        upload.append(LARGE[:600_000])
+        upload.suspend(durable=True)
+        store.close()
+        store = opener()
+        assert store.committed_size("u") == 600_000
+        upload = store.upload("u", digest)
+        assert upload.offset == 600_000
+        upload.append(LARGE[600_000:])
+        upload.finish().wait(30)
+        assert read(store, digest) == LARGE
+
+    @pytest.mark.parametrize("durability", ["strict", "batch", "none"])
+    def test_a_killed_process_loses_nothing_acknowledged(self, opener, tmp_path, durability):
+        child = textwrap.dedent(
+            f"""
+            import os, sys
+            from pathlib import Path
+            from cas import digest as digests
+            from cas.store.interface import NewAction
+            from cas.store.local import StoreOptions, open_store
+            store = open_store(Path({str(tmp_path / "store")!r}), StoreOptions({durability!r}))
+            for number in range(10_000):
+                for size in (50, 40_000):
+                    data = (b"%d" % number).ljust(size, b".")
+                    digest = digests.of(data)
+                    store.put([(digest, data)])[0].wait(30)
+                    store.put_action("", digest, NewAction(data[:9], [digest.key], True)).wait(30)
+                    print(number, size, flush=True)
+            """
+        )
+        process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+        acknowledged = [process.stdout.readline().split() for _ in range(60)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += [line.split() for line in process.stdout.read().splitlines()]
+        process.wait()
+        process.stdout.close()
+        store = opener()
+        for number, size in (line for line in acknowledged if len(line) == 2):
+            data = number.ljust(int(size), b".")
+            digest = digests.of(data)
+            assert read(store, digest) == data
+            assert store.action("", digest).complete
+
+
+class Remote:
+    """The other process, as `peer.py` serves it."""
+
+    def __init__(self, directory: Path, socket: Path) -> None:
+        script = Path(__file__).with_name("peer.py")
+        self.process = subprocess.Popen([sys.executable, script, directory, socket])
+        deadline = time.monotonic() + 30
+        while not socket.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._connection = Client(str(socket), "AF_UNIX")
+
+    def __getattr__(self, method):
+        def call(*arguments):
+            self._connection.send((method, arguments))
+            result, error = self._connection.recv()
+            if error is not None:
+                raise error
+            return result
+
+        return call
+
+    def close(self) -> None:
+        self._connection.close()
+        self.process.wait(30)
+
+
+@pytest.fixture
+def peer(opener, tmp_path):
+    remote = Remote(tmp_path / "store", tmp_path / "peer")
+    yield remote
+    remote.close()
+
+
+class TestManyProcesses:
+    def test_a_write_by_one_is_seen_by_the_other(self, opener, peer):
+        store = opener()
+        for data in (SMALL, LARGE):
+            assert peer.read(put(store, data)) == data
+            assert read(store, peer.put(data + b"2")) == data + b"2"
+
+    def test_an_upload_moves_from_one_to_the_other(self, opener, peer):
+        store = opener()
+        digest = digests.of(LARGE)
+        upload = store.upload("u", digest)
+        upload.append(LARGE[:500_000])
+        upload.flush()
+        assert peer.committed_size("u") == 500_000
+        assert peer.begin("u", digest) == 500_000
+        upload.append(b"other bytes")
+        with pytest.raises(UploadSuperseded):
+            upload.flush()
+        upload.discard()
+        peer.append(LARGE[500_000:])
+        peer.finish()
+        assert read(store, digest) == LARGE
+
+    def test_the_earlier_one_cannot_publish(self, opener, peer):
+        store = opener()
+        digest = digests.of(LARGE)
+        peer.begin("u", digest)
+        peer.append(LARGE)
+        peer.flush()
+        upload = store.upload("u", digest)
+        with pytest.raises(UploadSuperseded):
+            peer.finish()
+        assert upload.offset == len(LARGE)
+        upload.finish().wait(30)
+        assert peer.read(digest) == LARGE
+
+    def test_an_upload_outlives_the_process_that_held_it(self, opener, peer):
+        store = opener()
+        digest = digests.of(LARGE)
+        peer.begin("u", digest)
+        peer.append(LARGE[:500_000])
+        peer.flush()
+        peer.append(LARGE[500_000:500_100])
+        peer.process.kill()
+        peer.process.wait()
+        assert store.committed_size("u") == 500_000
+        upload = store.upload("u", digest)
+        assert upload.offset == 500_000
+        upload.append(LARGE[500_000:])
+        upload.finish().wait(30)
+        assert read(store, digest) == LARGE
+
+    def test_a_resumed_upload_is_not_mixed_up_with_what_another_wrote(self, opener, peer):
+        store = opener()
+        digest = digests.of(LARGE)
+        for at in range(0, 600_000, 200_000):
+            upload = store.upload("u", digest)
+            upload.append(LARGE[at : at + 100_000])
+            upload.suspend()
+            assert peer.begin("u", digest) == at + 100_000
+            peer.append(LARGE[at + 100_000 : at + 200_000])
+            peer.suspend()
+        upload = store.upload("u", digest)
+        upload.append(LARGE[600_000:])
+        upload.finish().wait(30)
+        assert peer.read(digest) == LARGE
+
+    def test_two_copies_of_one_blob_leave_one_file(self, opener, peer, tmp_path):
+        store = opener()
+        blobs = [os.urandom(50_000) for _ in range(20)]
+        thread = threading.Thread(target=peer.put_many, args=(blobs,))
+        thread.start()
+        for data in blobs:
+            put(store, data)
+        thread.join()
+        assert {read(store, digests.of(data)) for data in blobs} == set(blobs)
+        assert len(blob_files(tmp_path)) == len(blobs)
+
+
+class TestOnDisk:
+    def test_where_blobs_lie(self, opener, tmp_path):
+        store = opener(inline_threshold=100)
+        small, large = put(store, b"x" * 100), put(store, b"x" * 101)
+        assert store._index.blob(small.key).where == INLINE
+        record = store._index.blob(large.key)
+        assert record.where == FILE
+        [path] = blob_files(tmp_path)
+        assert path == Path(Layout(tmp_path / "store").blob(large, record.file))
+        assert path.parent.name == large.hex[:2]
+        assert parse_blob(path, 101) == (large, record.file)
+
+    def test_a_finished_upload_leaves_nothing_in_staging(self, opener, tmp_path):
+        store = opener()
+        for data in (SMALL, LARGE):
+            upload = store.upload("u", digests.of(data))
+            upload.append(data)
+            upload.finish().wait(30)
+        assert staging_files(tmp_path) == []
+
+    def test_a_file_cut_short_is_data_loss(self, opener, tmp_path):
+        store = opener()
+        digest = put(store, LARGE)
+        os.truncate(blob_files(tmp_path)[0], 1000)
+        with pytest.raises(DataLoss, match=digest.hex):
+            read(store, digest)
+
+    def test_a_vanished_file_is_not_found(self, opener, tmp_path):
+        store = opener()
+        digest = put(store, LARGE)
+        blob_files(tmp_path)[0].unlink()
+        with pytest.raises(NotFound):
+            store.open(digest)
+
+    def test_use_is_recorded_by_the_minute(self, opener, clock):
+        store = opener()
+        digest, other = put(store, SMALL), put(store, LARGE)
+        before = store._index.blob(digest.key).last_use
+        clock.now += 600
+        store.contains(digest)
+        store.close()
+        store = opener()
+        assert store._index.blob(digest.key).last_use == before + 10
+        assert store._index.blob(other.key).last_use == before
+
+
+class Seam:
+    """Records operations, and fails those that a test names."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.fail: dict[str, OSError] = {}
+
+    def file(self, operation: str, path: str) -> None:
+        self.seen.append(operation)
+        if operation in self.fail:
+            raise self.fail[operation]
+
+    def index(self, phase: str) -> None:
+        self.seen.append(phase)
+        if phase in self.fail:
+            raise self.fail[phase]
+
+
+@pytest.fixture
+def seam() -> Seam:
+    return Seam()
+
+
+class TestOrder:
+    def test_strict_syncs_file_then_directory_then_index(self, opener, seam):
+        store = opener("strict", files_seam=seam.file, index_seam=seam.index)
+        upload = store.upload("u", digests.of(LARGE))
+        upload.append(LARGE)
+        seam.seen.clear()
+        upload.finish().wait(30)
+        order = ["write", "sync", "publish", "sync-directory", "before-commit", "after-commit"]
+        assert [step for step in seam.seen if step in order] == order
+        assert seam.seen.index("remove") > seam.seen.index("after-commit")
+
+    @pytest.mark.parametrize(("durability", "synced"), [("batch", True), ("none", False)])
+    def test_relaxed_modes_sync_later_or_not(self, opener, seam, durability, synced):
+        store = opener(durability, files_seam=seam.file, index_seam=seam.index)
+        put(store, LARGE)
+        assert "sync" not in seam.seen[: seam.seen.index("after-commit")]
+        store.close()
+        assert ("sync" in seam.seen) == synced
+
+    def test_a_size_that_is_told_was_synced(self, opener, seam):
+        store = opener("strict", files_seam=seam.file)
+        upload = store.upload("u", digests.of(LARGE))
+        upload.append(LARGE[:10])
+        upload.flush()
+        seam.seen.clear()
+        assert store.committed_size("u") == 10
+        assert seam.seen == ["open", "sync", "sync-directory"]
+
+    def test_one_commit_for_many_writes(self, opener, seam):
+        store = opener("strict", index_seam=seam.index)
+        blobs = [(digests.of(data), data) for data in (b"%d" % n for n in range(500))]
+        for pending in store.put(blobs):
+            pending.wait(30)
+        assert seam.seen.count("after-commit") == 1
+
+
+class TestFaults:
+    @pytest.mark.parametrize("operation", ["create", "write"])
+    def test_a_full_disk_fails_that_write_alone(self, opener, seam, operation, tmp_path):
+        store = opener("strict", files_seam=seam.file)
+        seam.fail[operation] = OSError(errno.ENOSPC, "No space left on device")
+        digest = digests.of(LARGE)
+        [pending] = store.put([(digest, LARGE)])
+        with pytest.raises((NoSpace, OSError)):
+            pending.wait(30)
+        seam.fail.clear()
+        assert not store.contains(digest)
+        assert blob_files(tmp_path) == []
+        put(store, SMALL)
+        put(store, LARGE)
+
+    @pytest.mark.parametrize("operation", ["sync", "publish", "sync-directory", "before-commit"])
+    def test_a_failed_commit_is_not_acknowledged(self, opener, seam, operation, tmp_path):
+        store = opener("strict", files_seam=seam.file, index_seam=seam.index)
+        digest = digests.of(LARGE)
+        upload = store.upload("u", digest)
+        upload.append(LARGE)
+        seam.fail[operation] = OSError(errno.EIO, "Input/output error")
+        with pytest.raises(OSError, match="Input/output error"):
+            upload.finish().wait(30)
+        seam.fail.clear()
+        assert not store.contains(digest)
+        assert blob_files(tmp_path) == []
+        # The upload is still there to be finished.
+        upload = store.upload("u", digest)
+        assert upload.offset == len(LARGE)
+        upload.finish().wait(30)
+        assert read(store, digest) == LARGE
