@@ -20,6 +20,7 @@ import grpc.aio
 from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, Pending, default_arguments
 from cas.rpc.method import (
     FAILED,
+    NO_REQUEST,
     UNREADABLE,
     UNWRITABLE,
     Method,
@@ -201,22 +202,21 @@ class _Service(grpc.GenericRpcHandler):
         await self._idle.wait()
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
-        async def answer(request: Any, context: Any) -> Any:
+        async def answer(_: object, context: Any) -> Any:
             self._active += 1
             self._idle.clear()
             try:
-                return await _Call(method, context).run(request)
+                return await _Call(method, context).run()
             finally:
                 self._active -= 1
                 if not self._active:
                     self._idle.set()
 
-        make: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[method.request_streaming, method.response_streaming]
+        # Requests are always read from a stream: where grpc.aio itself reads the one request,
+        # a client that half-closes without it is never answered.
+        make: Any = grpc.stream_unary_rpc_method_handler
+        if method.response_streaming:
+            make = grpc.stream_stream_rpc_method_handler
         handler: grpc.RpcMethodHandler[Any, Any] = make(answer)
         return handler
 
@@ -230,22 +230,29 @@ class _Call:
         self._task = asyncio.current_task()
         self._responding = False
         self._lost = False
-        self._abort: grpc.aio.AbortError | None = None
+        self._status: tuple[grpc.StatusCode, str] | None = None
+        """What the handler aborted with."""
 
-    async def run(self, request: Any) -> Any:
-        """Runs the handler; the response as bytes, or None where responses are streamed."""
+    async def run(self) -> Any:
+        """Runs the handler; the response as bytes, or None where responses are streamed.
+
+        Answers after the handler has cleaned up, also where it aborts.
+        """
         method = self._method
         try:
-            request = self if method.request_streaming else await self._parsed(request)
+            request = self if method.request_streaming else await self._only_request()
             response = await method.run(request, self)
-            return None if method.response_streaming else await self._serialized(response)
-        except Exception as error:
-            if error is self._abort:
-                raise
+            if self._status is None and not method.response_streaming:
+                return await self._serialized(response)
+        except grpc.aio.AbortError:
+            pass
+        except Exception:
             logger.exception("handler failed", extra={"method": method.name})
-            if self._abort is not None:
-                raise self._abort from error
-            return await self.abort(grpc.StatusCode.UNKNOWN, FAILED)
+            if self._status is None:
+                self._status = (grpc.StatusCode.UNKNOWN, FAILED)
+        if self._status is not None:
+            await self._operation(self._context.abort(*self._status))
+        return None
 
     async def read(self) -> Any:
         message = await self._operation(self._context.read())
@@ -253,6 +260,12 @@ class _Call:
             await self._tell_half_close_from_cancellation()
             return EOF
         return await self._parsed(message)
+
+    async def _only_request(self) -> Any:
+        message = await self.read()
+        if message is EOF:
+            await self.abort(grpc.StatusCode.UNIMPLEMENTED, NO_REQUEST)
+        return message
 
     def __aiter__(self) -> _Call:
         return self
@@ -273,13 +286,10 @@ class _Call:
     ) -> NoReturn:
         if code is grpc.StatusCode.OK:
             raise ValueError("abort expects a code other than OK")
-        checked = checked_metadata(trailing_metadata)
-        try:
-            await self._operation(self._context.abort(code, details, checked))
-        except grpc.aio.AbortError as error:
-            self._abort = error
-            raise
-        raise AssertionError("abort returned")
+        if trailing_metadata:
+            self.set_trailing_metadata(trailing_metadata)
+        self._status = (code, details.encode(errors="replace").decode())
+        raise grpc.aio.AbortError(details)
 
     def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
         self._context.set_trailing_metadata(checked_metadata(trailing_metadata))
@@ -306,7 +316,7 @@ class _Call:
 
     def done(self) -> bool:
         done: bool = self._context.done()
-        return done
+        return done or self._status is not None
 
     def add_done_callback(self, callback: Callable[[Any], None], /) -> None:
         def call(_: Any) -> None:
@@ -331,9 +341,7 @@ class _Call:
     async def _tell_half_close_from_cancellation(self) -> None:
         """A stream of requests ends alike for a half-close and for a cancelled call, whose
         cancellation may be reported a moment later; but only the latter fails to send."""
-        if self._responding:
-            await asyncio.sleep(0)
-        else:
+        if not self._responding:
             self._responding = True
             await self._operation(self._context.send_initial_metadata(()))
 

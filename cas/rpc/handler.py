@@ -53,17 +53,29 @@ class Context(Protocol):
     """One call, as its servicer sees it: the subset of grpc.aio's ServicerContext in use."""
 
     def read(self) -> Awaitable[Any]:
-        """The next request message of a client stream, or `EOF`."""
+        """The next request message of a client stream, or `EOF`.
+
+        A cancelled call's stream ends with the cancellation, not with `EOF`: an `EOF` means
+        that the client has half-closed.  One exception: where the handler has written already,
+        `EOF` may come first, and the next await of anything that takes time is cancelled.
+        """
 
     def write(self, message: Any, /) -> Awaitable[None]:
-        """Sends one message of a server stream; resumes once the transport took it."""
+        """Sends one message of a server stream; resumes once the transport took it.
+
+        The first may be held back until the handler waits for something, writes again or ends.
+        """
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
     ) -> NoReturn:
-        """Ends the call with `code`; never returns."""
+        """Ends the call with `code`, not OK; raises what the handler should let pass.
 
-    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None: ...
+        The client hears of it when the handler has ended, whatever the handler does until then.
+        """
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
+        """Raises ValueError for what gRPC cannot send (PROTOCOL-HTTP2.md, Custom-Metadata)."""
 
     def invocation_metadata(self) -> Metadata | None:
         """The client's metadata: (lower-case key, value), values of ``-bin`` keys as bytes."""
@@ -76,11 +88,14 @@ class Context(Protocol):
     def time_remaining(self) -> float | None:
         """Seconds until the call's deadline; None where it has none."""
 
-    def cancelled(self) -> bool: ...
+    def cancelled(self) -> bool:
+        """Whether the client has cancelled the call, gone away, or run out of time."""
 
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Whether the call's status is settled: it was aborted, or its handler has ended."""
 
-    def add_done_callback(self, callback: Callable[[Any], None], /) -> None: ...
+    def add_done_callback(self, callback: Callable[[Any], None], /) -> None:
+        """Calls `callback(context)` on the engine's thread when the call has ended."""
 
 
 Handlers = Sequence[grpc.GenericRpcHandler]
@@ -102,6 +117,14 @@ class EngineOptions:
 
 class Engine(Protocol):
     """An RPC server.  Every method may be called from any thread.
+
+    Handlers are coroutine functions ``(request, context)``, or for response streams also
+    asynchronous generator functions; the request of a request stream is an asynchronous
+    iterator over `Context.read`.  Which handler a method has is asked once and then
+    remembered, so a `grpc.GenericRpcHandler` must choose by name alone.
+
+    A client is told UNKNOWN, and nothing else, of an exception that a handler lets out; the
+    log has it.  A message that cannot be parsed or serialized is INTERNAL.
 
     Order of use: add handlers and ports, `start`, then `stop` once, and
     `wait_for_termination` from the thread that has nothing else to do.

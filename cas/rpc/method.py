@@ -20,6 +20,7 @@ from cas.rpc.handler import Handlers, Metadata
 
 Behaviour = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 
+NO_REQUEST = "expected one request message, got none"
 UNREADABLE = "the request message cannot be parsed"
 UNWRITABLE = "the response message cannot be serialized"
 FAILED = "the server failed to answer; its log says why"

@@ -1,0 +1,711 @@
+"""The engine on gRPC's C core: one thread polls the completion queue and runs the handlers.
+
+Rule: the only module that may import ``grpc._cython``, which is private to grpcio;
+`unsupported` says whether the installed one has what is needed.  Nothing here blocks but the
+poll itself, and only the poller runs handlers: other threads meet nothing but `_Wait.done`
+and the public methods of `CqEngine`.
+
+How a call goes.  An event carries the tag that its batch was started with, and the tag is
+what runs next: a bound method of the call.  A handler's await of an operation starts its
+batch and yields; the batch's event sends the coroutine on.  A handler that never has to wait
+takes two batches: its request, and response, status and the rest in one.
+
+What the C core gives, and asks for:
+
+- Operations hold C state: each batch gets new ones.  Of each kind, one at a time is under way.
+- A stream of requests ends alike for a half-close, a cancelled call and a passed deadline.
+  Only ReceiveCloseOnServerOperation tells them apart; its batch ends with the call.
+- A batch without operations is over at once.  Any thread may start one, on a call that has
+  not been let go of, and so wake the poller.
+- The server's shutdown is over when every call has been let go of, so none may be held for
+  longer than its handler runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, Literal, NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private
+
+from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, Pending, default_arguments
+from cas.rpc.method import (
+    FAILED,
+    NO_REQUEST,
+    UNREADABLE,
+    UNWRITABLE,
+    Method,
+    Methods,
+    checked_metadata,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_TICK: Final = 0.2
+"""Seconds that an idle poll lasts; the binding wakes that often anyway, to look for signals."""
+_REQUESTED: Final = 16
+"""Calls that the core may hand over before the poller asks for another."""
+_CORKED: Final = 32 * 1024
+"""Largest first response message, in bytes, that waits for what follows it.  Most streams of
+responses are one message long, and message and status in one batch cost far less than two."""
+
+_STARTED: Final = object()
+"""What a handler's await yields when it has started a batch, whose event will resume it."""
+_CANCELLED: Final = object()
+"""What a wait is resumed with when the call was cancelled instead."""
+
+_NEVER: Final = 1e12
+"""Seconds since the epoch; the core's infinite future is beyond."""
+
+_OK: Final = grpc.StatusCode.OK
+
+
+def make_engine(options: EngineOptions) -> CqEngine:
+    """Raises RuntimeError where `unsupported`."""
+    reason = unsupported()
+    if reason is not None:
+        raise RuntimeError(f"this grpcio cannot run the cq engine: {reason}")
+    return CqEngine(options)
+
+
+def unsupported() -> str | None:
+    """Why the installed grpcio cannot run this engine; None when it can."""
+    for holder, names in _NEEDED.items():
+        for name in names:
+            if not hasattr(getattr(cygrpc, holder, None) if holder else cygrpc, name):
+                return f"grpc._cython.cygrpc has no {f'{holder}.' if holder else ''}{name}"
+    try:
+        queue = cygrpc.CompletionQueue()
+        server = cygrpc.Server((), False)
+        server.register_completion_queue(queue)
+        server.start()
+        server.request_call(queue, queue, "call")
+        server.shutdown(queue, "shutdown")
+        events = [queue.poll(time.time() + 1) for _ in range(2)]
+        server.destroy()
+        queue.shutdown()
+        got = [(event.tag, event.success) for event in events]
+        if sorted(got) != [("call", False), ("shutdown", True)]:
+            return f"an idle server's shutdown brought {got}"
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the reason
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+_NEEDED: Final = {
+    "": (
+        "CompletionType",
+        "ReceiveCloseOnServerOperation",
+        "ReceiveMessageOperation",
+        "SendInitialMetadataOperation",
+        "SendMessageOperation",
+        "SendStatusFromServerOperation",
+        "auth_context",
+    ),
+    "Server": (
+        "add_http2_port",
+        "cancel_all_calls",
+        "destroy",
+        "register_completion_queue",
+        "request_call",
+        "shutdown",
+        "start",
+    ),
+    "CompletionQueue": ("poll", "shutdown"),
+    "Call": ("peer", "start_server_batch"),
+    "CallDetails": ("deadline", "method"),
+}
+
+
+class CqEngine:
+    """An `Engine`.  Its thread runs from `start` until the drain is over."""
+
+    name: Literal["cq"] = "cq"
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._queue = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server(default_arguments(options), False)
+        self._server.register_completion_queue(self._queue)
+        self._helpers = ThreadPoolExecutor(options.helper_threads, "rpc-helper")
+        self.runtime = CqRuntime(self._helpers)
+        self._methods = Methods()
+        self._known: dict[bytes, Method] = {}
+        self._limit = options.max_concurrent_calls
+        self._active = 0
+        self._ready: deque[_Wait] = deque()
+        self._woken = False
+        self._questions: deque[threading.Event] = deque()
+        self._lock = threading.Lock()
+        """Of the stage, and of the server's life."""
+        self._stage: Literal["new", "serving", "draining", "over"] = "new"
+        self._timers: list[threading.Timer] = []
+        self._all_gone = False
+        """Whether the core has seen the last call end."""
+        self._terminated = threading.Event()
+
+    def add_generic_rpc_handlers(self, handlers: Handlers, /) -> None:
+        self._methods.add(handlers)
+
+    def add_insecure_port(self, address: str, /) -> int:
+        return self._bind(address)
+
+    def add_secure_port(self, address: str, credentials: grpc.ServerCredentials, /) -> int:
+        return self._bind(address, credentials._credentials)  # type: ignore[attr-defined]
+
+    def start(self) -> None:
+        with self._lock:
+            if self._stage != "new":
+                raise RuntimeError(f"the engine cannot start: it is {self._stage}")
+            self._stage = "serving"
+            self._server.start()
+        for _ in range(_REQUESTED):
+            self._request_call()
+        threading.Thread(target=self._serve, name="rpc-cq", daemon=True).start()
+
+    def stop(self, grace: float | None, /) -> None:
+        with self._lock:
+            if self._stage == "new":
+                self._stage = "over"
+                self._terminated.set()
+            elif self._stage == "serving":
+                self._stage = "draining"
+                self._server.shutdown(self._queue, self._on_shutdown)
+            if self._stage == "draining" and grace is not None:
+                timer = threading.Timer(grace, self._cancel_calls)
+                timer.daemon = True
+                timer.start()
+                self._timers.append(timer)
+        if grace is None:
+            self._cancel_calls()
+
+    def wait_for_termination(self, timeout: float | None = None, /) -> bool:
+        return self._terminated.wait(timeout)
+
+    def alive(self, timeout: float, /) -> bool:
+        if self._stage == "over":
+            return False
+        answered = threading.Event()
+        self._questions.append(answered)
+        return answered.wait(timeout)
+
+    def wake(self, wait: _Wait, call: _Call) -> None:
+        """Has the poller resume `call`, which waits for `wait`.  From any thread."""
+        core = call.core
+        # What is waited for may come when the call has been cancelled, or has long ended.
+        if core is not None and call.waiting is wait:
+            self._ready.append(wait)
+            if not self._woken:
+                self._woken = True
+                with self._lock:
+                    if self._stage != "over":
+                        core.start_server_batch((), self._on_wake)
+
+    def begin_call(self) -> None:
+        self._active += 1
+
+    def end_call(self) -> None:
+        self._active -= 1
+
+    def _bind(self, address: str, *credentials: Any) -> int:
+        port: int = self._server.add_http2_port(address.encode(), *credentials)
+        if not port:
+            raise OSError(f"cannot bind {address!r}")
+        return port
+
+    def _request_call(self) -> None:
+        try:
+            self._server.request_call(self._queue, self._queue, self._on_call)
+        except ValueError:
+            # Another thread has begun the shutdown.
+            if self._stage == "serving":
+                raise
+
+    def _serve(self) -> None:
+        poll, now = self._queue.poll, time.time
+        while not self._all_gone or self._active:
+            event = poll(now() + _TICK)
+            tag = event.tag
+            if tag is not None:
+                try:
+                    tag(event)
+                except BaseException:  # one call's bug must not end all others
+                    logger.exception("event not handled")
+            while self._questions:
+                self._questions.popleft().set()
+            # An event holds its call, which would otherwise outlive the poll to come.
+            del event, tag
+        self._end()
+
+    def _on_call(self, event: Any) -> None:
+        if not event.success:
+            return  # the server is shutting down
+        self._request_call()
+        name = event.call_details.method
+        method = self._known.get(name) or self._find(event, name)
+        if method is None:
+            return
+        if self._active >= self._limit:
+            reject(event.call, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many concurrent calls")
+            return
+        _Call(self, method, event).begin()
+
+    def _find(self, event: Any, name: bytes) -> Method | None:
+        """The method, or None after the call was answered."""
+        try:
+            method = self._methods.find(name.decode(), event.invocation_metadata)
+        except Exception:
+            logger.exception("no handler", extra={"method": name})
+            reject(event.call, grpc.StatusCode.UNKNOWN, FAILED)
+            return None
+        if method is None:
+            reject(event.call, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            return None
+        self._known[name] = method
+        return method
+
+    def _on_wake(self, event: Any) -> None:
+        # Before looking: whatever comes from now on brings a wake-up of its own.
+        self._woken = False
+        ready = self._ready
+        for _ in range(len(ready)):
+            wait = ready.popleft()
+            call = wait.call
+            if call is not None and call.waiting is wait:
+                call.waiting = None
+                call.resume(None)
+
+    def _on_shutdown(self, event: Any) -> None:
+        self._all_gone = True
+
+    def _end(self) -> None:
+        with self._lock:
+            self._stage = "over"
+            self._server.destroy()
+            self._queue.shutdown()
+        while self._queue.poll().completion_type != cygrpc.CompletionType.queue_shutdown:
+            pass
+        for timer in self._timers:
+            timer.cancel()
+        self._helpers.shutdown(wait=False, cancel_futures=True)
+        self._terminated.set()
+
+    def _cancel_calls(self) -> None:
+        with self._lock:
+            if self._stage == "draining":
+                self._server.cancel_all_calls()
+
+
+def reject(core: Any, code: grpc.StatusCode, details: str) -> None:
+    """Answers a call that no handler has seen."""
+    operations = (
+        cygrpc.SendInitialMetadataOperation(None, 0),
+        cygrpc.SendStatusFromServerOperation(None, code.value[0], details.encode(), 0),
+        cygrpc.ReceiveCloseOnServerOperation(0),
+    )
+    core.start_server_batch(operations, _ignore)
+
+
+def _ignore(event: Any) -> None:
+    pass
+
+
+class CqRuntime:
+    """A `Runtime`."""
+
+    def __init__(self, helpers: ThreadPoolExecutor) -> None:
+        self._helpers = helpers
+
+    @types.coroutine
+    def wait(self, pending: Pending[T], /) -> Generator[Any, Any, T]:
+        wait = _Wait()
+        pending.add_done_callback(wait.done)
+        if not wait.is_done and (yield wait) is _CANCELLED:
+            raise asyncio.CancelledError
+        return pending.result()
+
+    @types.coroutine
+    def offload(self, function: Callable[..., T], /, *args: Any) -> Generator[Any, Any, T]:
+        future: Future[T] = self._helpers.submit(function, *args)
+        wait = _Wait()
+        future.add_done_callback(wait.done)
+        if not wait.is_done and (yield wait) is _CANCELLED:
+            future.cancel()
+            raise asyncio.CancelledError
+        return future.result()
+
+
+class _Wait:
+    """One await of another thread's result; yielded by the coroutine that waits."""
+
+    __slots__ = ("call", "is_done")
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.call: _Call | None = None
+        """Who waits, once it is known."""
+
+    def done(self, _: object = None) -> None:
+        # In this order, against `_Call.resume`, which does the reverse: one of the two sees
+        # what the other has done, and both may.
+        self.is_done = True
+        call = self.call
+        if call is not None:
+            call.engine.wake(self, call)
+
+
+class _Call:
+    """One call: the `Context` of its handler, of a request stream the iterator, and the
+    trampoline that the handler's coroutine runs on."""
+
+    __slots__ = (
+        "_after_flush",
+        "_callbacks",
+        "_cancelled",
+        "_corked",
+        "_coroutine",
+        "_event",
+        "_flushing",
+        "_method",
+        "_responding",
+        "_send",
+        "_status",
+        "_trailing",
+        "_watching",
+        "core",
+        "engine",
+        "waiting",
+    )
+
+    def __init__(self, engine: CqEngine, method: Method, event: Any) -> None:
+        self.engine = engine
+        self.core = event.call
+        """The core's call; None once it was let go of."""
+        self.waiting: _Wait | None = None
+        self._method = method
+        self._event = event
+        self._coroutine: Any = None
+        self._send: Any = None
+        self._watching = False
+        """Whether the batch was started that tells of a cancellation."""
+        self._responding = False
+        """Whether the initial metadata was sent."""
+        self._corked: bytes | None = None
+        """The first response message, while it waits for what follows it."""
+        self._flushing = False
+        """Whether that message is on its way with nobody waiting for it, …"""
+        self._after_flush: Callable[[Any], None] | None = None
+        """… and who has come to wait since."""
+        self._cancelled = False
+        self._status: tuple[grpc.StatusCode, str] | None = None
+        """What the handler aborted with."""
+        self._trailing: Metadata | None = None
+        self._callbacks: list[Callable[[Any], None]] | None = None
+
+    # -- The trampoline ------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self.engine.begin_call()
+        if self._method.request_streaming:
+            self._watch()
+            self._run(self)
+        else:
+            operations = (cygrpc.ReceiveMessageOperation(0),)
+            self.core.start_server_batch(operations, self._on_request)
+
+    def _on_request(self, event: Any) -> None:
+        message = event.batch_operations[0].message()
+        if message is None:
+            # Cancelled, or half-closed too early; only in the latter case does anyone hear it.
+            self._finish(grpc.StatusCode.UNIMPLEMENTED, NO_REQUEST, None)
+            return
+        parse = self._method.parse
+        if parse is not None:
+            try:
+                message = parse(message)
+            except Exception:
+                extra = {"method": self._method.name}
+                logger.debug("request not parsed", exc_info=True, extra=extra)
+                self._finish(grpc.StatusCode.INTERNAL, UNREADABLE, None)
+                return
+        self._run(message)
+
+    def _run(self, request: Any) -> None:
+        try:
+            self._coroutine = coroutine = self._method.run(request, self)
+            self._send = coroutine.send
+        except Exception as error:  # noqa: BLE001 - the client is told, and the log
+            self._fail(error)
+            return
+        self.resume(None)
+
+    def resume(self, value: Any) -> None:
+        """Runs the handler until it waits, or ends."""
+        self._advance(self._send, value)
+
+    def _advance(self, advance: Callable[[Any], Any], value: Any) -> None:
+        try:
+            while True:
+                asked = advance(value)
+                if asked is _STARTED:
+                    break
+                if type(asked) is not _Wait:
+                    advance = self._coroutine.throw
+                    value = TypeError(f"a handler cannot await {asked!r}: see cas.rpc.handler")
+                    continue
+                self._flush()
+                self.waiting = asked
+                asked.call = self
+                if not asked.is_done:
+                    break
+                self.waiting = None
+                advance = self._send
+                value = None
+        except StopIteration as end:
+            self._answer(end.value)
+        except BaseException as error:  # noqa: BLE001 - as above; none may end the poller
+            self._fail(error)
+        else:
+            if not self._watching:
+                self._watch()
+
+    def _watch(self) -> None:
+        self._watching = True
+        operations = (cygrpc.ReceiveCloseOnServerOperation(0),)
+        self.core.start_server_batch(operations, self._on_close)
+
+    def _on_close(self, event: Any) -> None:
+        if self.core is None or self._cancelled or not event.batch_operations[0].cancelled():
+            return
+        self._cancelled = True
+        # Operations under way fail by themselves; their event resumes the handler.
+        if self.waiting is not None:
+            self.waiting = None
+            self.resume(_CANCELLED)
+
+    def _answer(self, response: Any) -> None:
+        if self._status is not None:  # aborted; the handler has caught the exception
+            self._finish(*self._status, None)
+        elif self._method.response_streaming:
+            self._finish(_OK, "", None)
+        else:
+            try:
+                message = self._serialized(response)
+            except Exception:
+                logger.exception("response not serialized", extra={"method": self._method.name})
+                self._finish(grpc.StatusCode.INTERNAL, UNWRITABLE, None)
+            else:
+                self._finish(_OK, "", message)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) and self._cancelled:
+            self._finish(grpc.StatusCode.CANCELLED, "", None)
+            return
+        if self._status is None:
+            self._status = (grpc.StatusCode.UNKNOWN, FAILED)
+        if not isinstance(error, grpc.aio.AbortError):
+            logger.error("handler failed", exc_info=error, extra={"method": self._method.name})
+        self._finish(*self._status, None)
+
+    def _finish(self, code: grpc.StatusCode, details: str, message: bytes | None) -> None:
+        """Sends the status and whatever is still to be sent before it."""
+        self._coroutine = None
+        if self._cancelled:
+            self._let_go()
+            return
+        if self._flushing:
+            self._after_flush = lambda _: self._finish(code, details, message)
+            return
+        text = details.encode(errors="replace")
+        status = cygrpc.SendStatusFromServerOperation(self._trailing, code.value[0], text, 0)
+        operations = [status]
+        if not self._responding:
+            operations.append(cygrpc.SendInitialMetadataOperation(None, 0))
+        if message is None:
+            message = self._corked
+        if message is not None:
+            operations.append(cygrpc.SendMessageOperation(message, 0))
+        if not self._watching:
+            self._watching = True
+            operations.append(cygrpc.ReceiveCloseOnServerOperation(0))
+        self._responding = True
+        self.core.start_server_batch(operations, self._on_finished)
+
+    def _on_finished(self, event: Any) -> None:
+        if self._callbacks is not None:
+            # With the close in its batch, the status is sent or not, and the batch succeeds.
+            close = event.batch_operations[-1]
+            self._cancelled = not event.success or (
+                isinstance(close, cygrpc.ReceiveCloseOnServerOperation) and close.cancelled()
+            )
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.engine.end_call()
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            try:
+                callback(self)
+            except Exception:
+                logger.exception("done callback failed", extra={"method": self._method.name})
+        self.core = self._event = self._send = None
+
+    # -- What the handler awaits ---------------------------------------------------------
+
+    @types.coroutine
+    def read(self) -> Generator[Any, Any, Any]:
+        self._flush()
+        if self._cancelled:
+            raise asyncio.CancelledError
+        operations = (cygrpc.ReceiveMessageOperation(0),)
+        self.core.start_server_batch(operations, self.resume)
+        event = yield _STARTED
+        message = event.batch_operations[0].message()
+        if message is None:
+            yield from self._tell_half_close_from_cancellation()
+        if self._cancelled:
+            raise asyncio.CancelledError
+        if message is None:
+            return EOF
+        parse = self._method.parse
+        if parse is None:
+            return message
+        try:
+            return parse(message)
+        except Exception as error:
+            extra = {"method": self._method.name}
+            logger.debug("request not parsed", exc_info=True, extra=extra)
+            self._status = (grpc.StatusCode.INTERNAL, UNREADABLE)
+            raise grpc.aio.AbortError from error
+
+    def _tell_half_close_from_cancellation(self) -> Generator[Any, Any, None]:
+        """The cancellation may be reported a moment after the end of the stream."""
+        if self._cancelled or self._responding:
+            return
+        # Fails for a cancelled call only, and would be sent anyway.
+        self._responding = True
+        operations = (cygrpc.SendInitialMetadataOperation(None, 0),)
+        self.core.start_server_batch(operations, self.resume)
+        event = yield _STARTED
+        if not event.success:
+            self._cancelled = True
+
+    def __aiter__(self) -> _Call:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self.read()
+        if message is EOF:
+            raise StopAsyncIteration
+        return message
+
+    @types.coroutine
+    def write(self, message: Any, /) -> Generator[Any, Any, None]:
+        if self._cancelled:
+            raise asyncio.CancelledError
+        try:
+            data = self._serialized(message)
+        except Exception as error:
+            logger.exception("response not serialized", extra={"method": self._method.name})
+            self._status = (grpc.StatusCode.INTERNAL, UNWRITABLE)
+            raise grpc.aio.AbortError from error
+        if not self._responding and self._corked is None and len(data) <= _CORKED:
+            self._corked = data
+            return
+        self._flush()
+        if self._flushing:
+            self._after_flush = self.resume
+            yield _STARTED
+        operations = [cygrpc.SendMessageOperation(data, 0)]
+        if not self._responding:
+            self._responding = True
+            operations.append(cygrpc.SendInitialMetadataOperation(None, 0))
+        self.core.start_server_batch(operations, self.resume)
+        event = yield _STARTED
+        if not event.success:
+            self._cancelled = True
+        if self.cancelled():
+            raise asyncio.CancelledError
+
+    def _flush(self) -> None:
+        """Sends the first message when the handler is about to wait for something else."""
+        if self._corked is None:
+            return
+        operations = (
+            cygrpc.SendInitialMetadataOperation(None, 0),
+            cygrpc.SendMessageOperation(self._corked, 0),
+        )
+        self._corked = None
+        self._responding = True
+        self._flushing = True
+        self.core.start_server_batch(operations, self._on_flushed)
+
+    def _on_flushed(self, event: Any) -> None:
+        self._flushing = False
+        proceed, self._after_flush = self._after_flush, None
+        if proceed is not None:
+            proceed(event)
+
+    def _serialized(self, message: Any) -> bytes:
+        serialize = self._method.serialize
+        if serialize is not None:
+            message = serialize(message)
+        if type(message) is not bytes:
+            raise TypeError(f"expected bytes to send, got {type(message).__name__}")
+        return message
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
+    ) -> NoReturn:
+        if code is _OK:
+            raise ValueError("abort expects a code other than OK")
+        if trailing_metadata:
+            self._trailing = checked_metadata(trailing_metadata)
+        self._status = (code, details)
+        raise grpc.aio.AbortError(details)
+
+    # -- What the handler asks ------------------------------------------------------------
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
+        self._trailing = checked_metadata(trailing_metadata)
+
+    def invocation_metadata(self) -> Metadata | None:
+        if self._event is None:
+            return None
+        metadata: Metadata = self._event.invocation_metadata
+        return metadata
+
+    def peer(self) -> str:
+        if self.core is None:
+            return ""
+        peer: str = self.core.peer().decode()
+        return peer
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        auth = cygrpc.auth_context(self.core) if self.core is not None else None
+        return {key.decode(): value for key, value in (auth or {}).items()}
+
+    def time_remaining(self) -> float | None:
+        deadline = self._event.call_details.deadline if self._event is not None else 0.0
+        return max(deadline - time.time(), 0.0) if deadline < _NEVER else None
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def done(self) -> bool:
+        return self._status is not None or self._coroutine is None
+
+    def add_done_callback(self, callback: Callable[[Any], None], /) -> None:
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(callback)
