@@ -145,7 +145,7 @@ def _apt(files: dict[str, Path]) -> None:
     _command("update Debian's package lists", ["apt-get", "update", "-qq"], env)
     _command(
         f"install Debian's {wanted}",
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        ["apt-get", "install", "-y", "-qq", *packages],
         env,
     )
 
@@ -180,6 +180,7 @@ def _npm(prefix: Path, package: str, version: str, binary: Path) -> None:
 
 def _command(what: str, argv: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
     words = [str(word) for word in argv]
+    print(f"tests/clients/setup: {what}", file=sys.stderr, flush=True)
     try:
         done = subprocess.run(
             words,
