@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import Struct
 from typing import Any, NamedTuple
 
 import lmdb
@@ -21,13 +22,14 @@ import lmdb
 from cas.errors import CasError, DataLoss, NoSpace, StoreClosed
 from cas.index.records import (
     ACTION,
-    BlobRecord,
+    FILE,
+    INLINE,
     PackedAction,
-    action_meta_key,
+    Record,
     cut_action,
     lru_key,
-    pack_blob,
-    unpack_blob,
+    pack_record,
+    unpack_record,
 )
 
 MAP_SIZES = tuple(1 << power for power in (40, 38, 36, 34, 32))
@@ -42,11 +44,15 @@ PHASES = ("before-put", "before-commit", "after-commit")
 
 
 class NewBlob(NamedTuple):
-    """A blob to enter: its record, and its bytes when they go inline."""
+    """A blob to enter."""
 
     key: bytes
-    record: BlobRecord
     data: bytes | None
+    """Its bytes when they go inline."""
+    generation: int = 0
+    """Its file's, when they do not."""
+    stored: int = 0
+    """Bytes of that file."""
 
 
 class NewAction(NamedTuple):
@@ -69,16 +75,16 @@ class Changes:
     touched: Iterable[bytes] = ()
     """`meta` keys in use at `minute`; those that are gone meanwhile are passed over."""
     dropped_actions: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """(key, `ac` record) of action results found dead: dropped if they are still the same."""
+    """(key, packed) of action results found dead: dropped if they are still the same."""
 
 
 class Totals(NamedTuple):
     """How much the index knows of."""
 
-    blobs: int
-    actions: int
+    entries: int
+    """Blobs and action results."""
     used_bytes: int
-    """Pages of the index's file that hold anything, in bytes."""
+    """The part of the index's file that was ever used."""
 
 
 class Index:
@@ -99,9 +105,8 @@ class Index:
         self._closed = False
         self._env = _open(path, sync)
         self._meta = self._env.open_db(b"meta")
-        self._data = self._env.open_db(b"data")
+        self._data = self._env.open_db(b"data", integerkey=True)
         self._lru = self._env.open_db(b"lru")
-        self._ac = self._env.open_db(b"ac")
 
     # --- reads -----------------------------------------------------------------------
 
@@ -119,18 +124,26 @@ class Index:
     def inline(self, key: bytes) -> bytes | None:
         """The bytes of a blob that is kept inline; None says nothing of other blobs."""
         with self._read() as txn:
-            data: bytes | None = txn.get(key, db=self._data)
+            raw = txn.get(key, db=self._meta)
+            if raw is None or raw[_WHERE] != INLINE:
+                return None
+            data: bytes | None = txn.get(raw[_SERIAL], db=self._data)
             return data
 
     def inline_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """As `inline`, for many keys in one snapshot."""
-        with self._read() as txn, txn.cursor(self._data) as cursor:
-            return dict(cursor.getmulti(keys))
+        with self._read() as txn:
+            with txn.cursor(self._meta) as cursor:
+                serials = {
+                    raw[_SERIAL]: key for key, raw in cursor.getmulti(keys) if raw[_WHERE] == INLINE
+                }
+            with txn.cursor(self._data) as cursor:
+                return {serials[serial]: data for serial, data in cursor.getmulti(serials)}
 
-    def blob(self, key: bytes) -> BlobRecord | None:
+    def record(self, key: bytes) -> Record | None:
         with self._read() as txn:
             raw = txn.get(key, db=self._meta)
-        return None if raw is None else unpack_blob(raw)
+        return None if raw is None else unpack_record(raw)
 
     def find(self, prefix: bytes) -> bytes | None:
         """The first key that begins with `prefix`: a function's code and a hash, where a
@@ -141,20 +154,14 @@ class Index:
                 return key if key.startswith(prefix) else None
         return None
 
-    def action(self, key: bytes) -> PackedAction | None:
-        """The action result, whether or not its blobs are there."""
-        with self._read() as txn:
-            raw = txn.get(key, db=self._ac)
-        return None if raw is None else cut_action(raw)
-
     def complete_action(self, key: bytes) -> tuple[PackedAction | None, bool]:
         """The action result, and whether every blob it references is present: one snapshot,
         no message parsed.  (None, False) when there is none."""
         with self._read() as txn:
-            raw = txn.get(key, db=self._ac)
-            if raw is None:
+            packed = self._action(txn, key)
+            if packed is None:
                 return None, False
-            action = cut_action(raw)
+            action = cut_action(packed)
             meta = self._meta
             for reference in action.references:
                 if txn.get(reference, db=meta) is None:
@@ -162,32 +169,35 @@ class Index:
         return action, True
 
     def packed_action(self, key: bytes) -> bytes | None:
-        """The whole `ac` record, for those who decode it with `records.unpack_action`."""
+        """The whole stored action, for those who decode it with `records.unpack_action`."""
         with self._read() as txn:
-            packed: bytes | None = txn.get(key, db=self._ac)
-            return packed
+            return self._action(txn, key)
 
-    def keys(self, after: bytes = b"", limit: int = 1000) -> list[tuple[bytes, BlobRecord]]:
+    def _action(self, txn: Any, key: bytes) -> bytes | None:
+        raw = txn.get(key, db=self._meta)
+        if raw is None:
+            return None
+        packed: bytes | None = txn.get(raw[_SERIAL], db=self._data)
+        return packed
+
+    def keys(self, after: bytes = b"", limit: int = 1000) -> list[tuple[bytes, Record]]:
         """Up to `limit` entries of `meta` behind key `after`, in key order: a page of a walk
         that holds no snapshot between pages."""
-        out: list[tuple[bytes, BlobRecord]] = []
+        out: list[tuple[bytes, Record]] = []
         with self._read() as txn, txn.cursor(self._meta) as cursor:
             found = cursor.set_range(after) if after else cursor.first()
             if found and after and cursor.key() == after:
                 found = cursor.next()
             while found and len(out) < limit:
-                out.append((cursor.key(), unpack_blob(cursor.value())))
+                out.append((cursor.key(), unpack_record(cursor.value())))
                 found = cursor.next()
         return out
 
     def totals(self) -> Totals:
         with self._read() as txn:
-            actions = txn.stat(self._ac)["entries"]
-            return Totals(
-                txn.stat(self._meta)["entries"] - actions,
-                actions,
-                (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"],
-            )
+            entries = txn.stat(self._meta)["entries"]
+            pages = self._env.info()["last_pgno"] + 1
+        return Totals(entries, pages * self._env.stat()["psize"])
 
     # --- writes ----------------------------------------------------------------------
 
@@ -197,18 +207,27 @@ class Index:
 
         Raises NoSpace when the disk or the map is full; nothing was changed then.
         """
-        known: list[NewBlob] = []
         with self._write() as txn:
             self._reach("before-put")
-            self._put_blobs(txn, changes, known)
-            self._put_actions(txn, changes)
+            known = self._put(txn, changes)
             for key, packed in changes.dropped_actions:
-                if txn.get(key, db=self._ac) == packed:
-                    self._drop(txn, key)
+                if self._action(txn, key) == packed:
+                    self._remove(txn, key)
             self._touch(txn, changes.touched, changes.minute)
             self._reach("before-commit")
         self._reach("after-commit")
         return known
+
+    def pin(self, blobs: Sequence[NewBlob]) -> None:
+        """Enters blobs that eviction never sees: they have no place in the lru table."""
+        with self._write() as txn:
+            serial = _next_serial(txn)
+            for key, data, generation, stored in blobs:
+                record = pack_record(Record(INLINE, 0, serial, generation, stored))
+                if txn.put(key, record, overwrite=False, db=self._meta):
+                    txn.put(_SERIAL_KEY.pack(serial), data or b"", db=self._data)
+                    serial += 1
+            _set_next_serial(txn, serial)
 
     def flush(self) -> None:
         """Writes back what commits left to the system (durability batch and none)."""
@@ -226,66 +245,69 @@ class Index:
 
     # --- inside a write transaction ---------------------------------------------------
 
-    def _put_blobs(self, txn: Any, changes: Changes, known: list[NewBlob]) -> None:
+    def _put(self, txn: Any, changes: Changes) -> list[NewBlob]:
+        """Enters blobs and actions; the blobs that were there before."""
+        # Serials ascend, so `data` and `lru` grow at their ends: pages fill up one after
+        # another and few are touched, where random keys would touch one page each.
+        known: list[NewBlob] = []
         data: list[tuple[bytes, bytes]] = []
         lru: list[tuple[bytes, bytes]] = []
+        minute = changes.minute
+        meta = self._meta
+        serial = first = _next_serial(txn)
         for blob in changes.blobs:
-            key, record, content = blob
-            if not txn.put(key, pack_blob(record), overwrite=False, db=self._meta):
+            key, content, generation, stored = blob
+            if content is not None:
+                record = Record(INLINE, minute, serial, 0, len(content))
+            else:
+                record = Record(FILE, minute, serial, generation, stored)
+            if not txn.put(key, pack_record(record), overwrite=False, db=meta):
                 known.append(blob)
                 continue
             if content is not None:
-                data.append((key, content))
-            lru.append((lru_key(record.last_use, key), b""))
-        if data:
+                data.append((_SERIAL_KEY.pack(serial), content))
+            lru.append((lru_key(minute, serial), key))
+            serial += 1
+        # Of several results for one action in this transaction, the last one counts.
+        for key, packed in dict(changes.actions).items():
+            record = Record(ACTION, minute, serial, 0, len(packed))
+            old = txn.replace(key, pack_record(record), db=meta)
+            if old is not None:
+                self._forget(txn, unpack_record(old))
+            data.append((_SERIAL_KEY.pack(serial), packed))
+            lru.append((lru_key(minute, serial), key))
+            serial += 1
+        if serial != first:
+            _set_next_serial(txn, serial)
             with txn.cursor(self._data) as cursor:
-                cursor.putmulti(data)
-        if lru:
+                cursor.putmulti(data, append=True)
             with txn.cursor(self._lru) as cursor:
                 cursor.putmulti(lru)
-
-    def _put_actions(self, txn: Any, changes: Changes) -> None:
-        minute = changes.minute
-        for key, packed in changes.actions:
-            size = len(packed)
-            meta_key = action_meta_key(key)
-            old = txn.replace(
-                meta_key, pack_blob(BlobRecord(ACTION, 0, minute, size, size)), db=self._meta
-            )
-            txn.put(key, packed, db=self._ac)
-            if old is not None:
-                last_use = unpack_blob(old).last_use
-                if last_use == minute:
-                    continue
-                txn.delete(lru_key(last_use, meta_key), db=self._lru)
-            txn.put(lru_key(minute, meta_key), b"", db=self._lru)
+        return known
 
     def _touch(self, txn: Any, keys: Iterable[bytes], minute: int) -> None:
         for key in keys:
             raw = txn.get(key, db=self._meta)
             if raw is None:
                 continue
-            record = unpack_blob(raw)
+            record = unpack_record(raw)
             if record.last_use >= minute:
                 continue
             # What is not in the lru table is pinned (the empty blob) and stays so.
-            if txn.delete(lru_key(record.last_use, key), db=self._lru):
-                txn.put(lru_key(minute, key), b"", db=self._lru)
-                txn.put(key, pack_blob(record._replace(last_use=minute)), db=self._meta)
+            if txn.delete(lru_key(record.last_use, record.serial), db=self._lru):
+                txn.put(lru_key(minute, record.serial), key, db=self._lru)
+                txn.put(key, pack_record(record._replace(last_use=minute)), db=self._meta)
 
-    def _drop(self, txn: Any, action: bytes) -> None:
-        meta_key = action_meta_key(action)
-        raw = txn.pop(meta_key, db=self._meta)
+    def _remove(self, txn: Any, key: bytes) -> None:
+        raw = txn.pop(key, db=self._meta)
         if raw is not None:
-            txn.delete(lru_key(unpack_blob(raw).last_use, meta_key), db=self._lru)
-        txn.delete(action, db=self._ac)
+            self._forget(txn, unpack_record(raw))
 
-    def pin(self, blobs: Sequence[NewBlob]) -> None:
-        """Enters blobs that eviction never sees: they have no place in the lru table."""
-        with self._write() as txn:
-            for key, record, content in blobs:
-                if txn.put(key, pack_blob(record), overwrite=False, db=self._meta):
-                    txn.put(key, content or b"", db=self._data)
+    def _forget(self, txn: Any, record: Record) -> None:
+        """Removes what other tables hold of an entry that is gone from `meta`."""
+        txn.delete(lru_key(record.last_use, record.serial), db=self._lru)
+        if record.where != FILE:
+            txn.delete(_SERIAL_KEY.pack(record.serial), db=self._data)
 
     # --- transactions ----------------------------------------------------------------
 
@@ -308,6 +330,23 @@ class Index:
     def _reach(self, phase: str) -> None:
         if self._seam is not None:
             self._seam(phase)
+
+
+# Where a packed record holds what every lookup needs; and the same serial as a key of `data`,
+# whose integer keys are in the machine's byte order.
+_WHERE = 1
+_SERIAL = slice(6, 14)
+_SERIAL_KEY = Struct("=Q")
+_NEXT_SERIAL = b"next serial"
+
+
+def _next_serial(txn: Any) -> int:
+    raw = txn.get(_NEXT_SERIAL)
+    return _SERIAL_KEY.unpack(raw)[0] if raw is not None else 0
+
+
+def _set_next_serial(txn: Any, serial: int) -> None:
+    txn.put(_NEXT_SERIAL, _SERIAL_KEY.pack(serial))
 
 
 def _open(path: Path, sync: bool) -> lmdb.Environment:

@@ -6,12 +6,13 @@ what an earlier one wrote; a record that cannot be read raises DataLoss naming i
 Layouts (little-endian; last use is whole minutes since the epoch, 32 bits):
 
 ========  ==================================================================
-blob      version u8 · where u8 · file u32 · last use u32 · size u64 ·
+record    version u8 · where u8 · last use u32 · serial u64 · generation u32 ·
           stored size u64
 action    version u8 · flags u8 · author length u16 · references u32 ·
           written at u64 (ms since the epoch) · author (UTF-8) ·
           referenced keys, each after its length u8 · ActionResult bytes
-lru key   last use u32 **big-endian** · key, so that LMDB's order is age
+lru key   last use u32 **big-endian** · serial u64 big-endian, so that LMDB's
+          order is age
 ========  ==================================================================
 """
 
@@ -26,39 +27,39 @@ from cas.errors import DataLoss
 VERSION = 1
 
 INLINE = 0
-"""`where`: the bytes are in the `data` table."""
+"""`where`: a blob whose bytes are in the `data` table."""
 FILE = 1
-"""`where`: the bytes are in a file; `BlobRecord.file` is the generation in its name."""
+"""`where`: a blob whose bytes are in a file."""
 ACTION = 2
-"""`where`: an action result; its bytes are in the `ac` table."""
+"""`where`: an action result; its packed bytes are in the `data` table."""
 
-_BLOB = struct.Struct("<BBxxIIxxxxQQ")
+_RECORD = struct.Struct("<BBIQIQ")
 _ACTION = struct.Struct("<BBHIQ")
 _EXPANDED = 1
-_LRU = struct.Struct(">I")
+_LRU = struct.Struct(">IQ")
 
 MINUTE = 60.0
 
 _BYTE = [bytes((value,)) for value in range(256)]
 
 
-class BlobRecord(NamedTuple):
+class Record(NamedTuple):
     """What the `meta` table says of one key."""
 
     where: int
     """INLINE, FILE or ACTION."""
-    file: int
-    """Generation of the file's name; 0 when `where` is not FILE."""
     last_use: int
     """Whole minutes since the epoch."""
-    size: int
-    """Bytes of the blob."""
+    serial: int
+    """Its number in the order of writing, never used twice: its key in `data`."""
+    generation: int
+    """Part of the file's name; 0 when `where` is not FILE."""
     stored: int
     """Bytes that it takes on disk."""
 
 
 class ActionRecord(NamedTuple):
-    """What the `ac` table holds for one (instance, action digest)."""
+    """An action result as it is stored."""
 
     written_at: int
     """Milliseconds since the epoch."""
@@ -72,20 +73,18 @@ class ActionRecord(NamedTuple):
     """The ActionResult exactly as the client sent it."""
 
 
-def pack_blob(record: BlobRecord) -> bytes:
-    """The record's bytes; `pack_size` gives what stands at `SIZE_AT`."""
-    where, file, last_use, size, stored = record
-    return _BLOB.pack(VERSION, where, file, last_use, size, stored)
+def pack_record(record: Record) -> bytes:
+    return _RECORD.pack(VERSION, *record)
 
 
-def unpack_blob(raw: bytes | memoryview) -> BlobRecord:
+def unpack_record(raw: bytes) -> Record:
     try:
-        version, where, file, last_use, size, stored = _BLOB.unpack(raw)
+        version, *fields = _RECORD.unpack(raw)
     except struct.error:
-        raise DataLoss(f"index record of {len(raw)} bytes, expected {_BLOB.size}") from None
-    if version != VERSION or where not in (INLINE, FILE, ACTION):
-        raise DataLoss(f"index record of version {version}, kind {where}; expected {VERSION}")
-    return BlobRecord(where, file, last_use, size, stored)
+        raise DataLoss(f"index record of {len(raw)} bytes, expected {_RECORD.size}") from None
+    if version != VERSION or fields[0] not in (INLINE, FILE, ACTION):
+        raise DataLoss(f"index record of version {version}, kind {fields[0]}; expected {VERSION}")
+    return Record(*fields)
 
 
 def pack_action(record: ActionRecord) -> bytes:
@@ -139,29 +138,26 @@ def unpack_action(raw: bytes) -> ActionRecord:
     return ActionRecord(written_at, author, references, expanded, result)
 
 
-def action_key(instance: str, key: bytes) -> bytes:
-    """The key of an action result in `ac`: instances first, so one can be walked.
+def action_key(instance: str, hash_key: bytes) -> bytes:
+    """The `meta` key of an action result: its instance first, so that one can be walked.
 
-    An instance name holds no NUL, so the separator is unambiguous.
+    `hash_key` is a digest's function code and hash.  Function codes start at 1, so no
+    blob's key opens with a zero byte; an instance name holds none, so it ends at one.
     """
-    return instance.encode() + b"\0" + key
+    return b"\0" + instance.encode() + b"\0" + hash_key
 
 
-def action_meta_key(action: bytes) -> bytes:
-    """The key under which `meta` and `lru` know an action result: digest function codes
-    start at 1, so no blob's key begins with this byte."""
-    return b"\0" + action
+def lru_key(last_use: int, serial: int) -> bytes:
+    return _LRU.pack(last_use, serial)
 
 
-def lru_key(last_use: int, key: bytes) -> bytes:
-    return _LRU.pack(last_use) + key
-
-
-def split_lru_key(raw: bytes) -> tuple[int, bytes]:
-    """The inverse of `lru_key`: (last use, key)."""
-    if len(raw) < _LRU.size:
-        raise DataLoss(f"lru key of {len(raw)} bytes")
-    return _LRU.unpack_from(raw)[0], raw[_LRU.size :]
+def split_lru_key(raw: bytes) -> tuple[int, int]:
+    """The inverse of `lru_key`: (last use, serial)."""
+    try:
+        last_use, serial = _LRU.unpack(raw)
+    except struct.error:
+        raise DataLoss(f"lru key of {len(raw)} bytes, expected {_LRU.size}") from None
+    return last_use, serial
 
 
 def minutes(seconds: float) -> int:

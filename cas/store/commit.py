@@ -64,11 +64,11 @@ class Work:
 
     pending: Pending[None]
     blobs: Sequence[NewBlob] = ()
-    """With `staged`, exactly one, whose record says FILE."""
+    """With `staged`, exactly one, without data."""
     staged: Staged | None = None
     action: NewAction | None = None
     dropped: tuple[bytes, bytes] | None = None
-    """(key, record) of a dead action result."""
+    """(key, packed) of a dead action result."""
     remove: str | None = None
     """A staging file that is of no use after the commit."""
 
@@ -224,9 +224,9 @@ class Committer:
         keys = {blob.key for blob in known}
         for work in ready:
             if work.staged is not None and work.blobs[0].key in keys:
-                record = self._index.blob(work.blobs[0].key)
+                record = self._index.record(work.blobs[0].key)
                 # Two copies of one blob in this very group: the first one is the record's.
-                if record is None or record.file != work.blobs[0].record.file:
+                if record is None or record.generation != work.blobs[0].generation:
                     self._remove(work.staged.blob)
 
     def _remove(self, path: str) -> None:

@@ -19,7 +19,7 @@ from cas.digest import FUNCTIONS, Digest
 from cas.errors import CasError, DataLoss, NotFound
 from cas.index import lmdb, records
 from cas.index.lmdb import Index, NewBlob
-from cas.index.records import FILE, INLINE, ActionRecord, BlobRecord, action_key
+from cas.index.records import INLINE, ActionRecord, action_key
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
@@ -89,7 +89,6 @@ class LocalStore:
             inline_threshold=options.inline_threshold,
             max_open=options.max_open_uploads,
             durable_sizes=options.durability == "strict",
-            minute=self._minute,
         )
         self._pin_empty_blobs()
 
@@ -126,7 +125,7 @@ class LocalStore:
 
     def open(self, digest: Digest, /) -> FileBlob | BytesBlob:
         key = digest.key
-        record = self._index.blob(key)
+        record = self._index.record(key)
         if record is None:
             raise NotFound(f"blob {digest} is not here")
         self._touched.add(key)
@@ -135,10 +134,10 @@ class LocalStore:
             if data is not None:
                 return BytesBlob(data)
         else:
-            fd = self._files.open_blob(self._layout.blob(digest, record.file))
+            fd = self._files.open_blob(self._layout.blob(digest, record.generation))
             if fd is not None:
-                return FileBlob(self._files, fd, record.size, digest)
-        if self._index.blob(key) is not None:
+                return FileBlob(self._files, fd, digest.size, digest)
+        if self._index.contains(key):
             log.error("the index names a blob that is not there", extra={"digest": str(digest)})
         # Evicted in the moment since the record was read, or lost: to the client the same.
         raise NotFound(f"blob {digest} is not here")
@@ -147,17 +146,15 @@ class LocalStore:
         out: list[Pending[None]] = []
         inline: list[NewBlob] = []
         together: Pending[None] = Pending()
-        minute = self._minute()
         for digest, data in blobs:
             size = digest.size
             try:
                 digests.verify(digest, data)
                 if size <= self._inline_threshold:
-                    record = BlobRecord(INLINE, 0, minute, size, size)
-                    inline.append(NewBlob(digest.key, record, bytes(data)))
+                    inline.append(NewBlob(digest.key, bytes(data)))
                     out.append(together)
                 else:
-                    out.append(self._put_file(digest, data, minute))
+                    out.append(self._put_file(digest, data))
             except (CasError, OSError) as error:
                 out.append(failed(error))
         if inline:
@@ -189,7 +186,7 @@ class LocalStore:
         if complete:
             touched = self._touched
             touched.update(found.references)
-            touched.add(records.action_meta_key(key))
+            touched.add(key)
         return Action(found.result, found.references, found.expanded, complete)
 
     def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
@@ -224,7 +221,7 @@ class LocalStore:
 
     # --- inside ----------------------------------------------------------------------
 
-    def _put_file(self, digest: Digest, data: Buffer, minute: int) -> Pending[None]:
+    def _put_file(self, digest: Digest, data: Buffer) -> Pending[None]:
         # The generation makes the name this write's own, and nothing sees the file before
         # its record: no staging is needed.
         generation = secrets.randbits(32)
@@ -239,17 +236,16 @@ class LocalStore:
             self._files.remove(path)
             raise
         pending: Pending[None] = Pending()
-        record = BlobRecord(FILE, generation, minute, digest.size, digest.size)
         staged = Staged(fd, None, path, self._layout.shard(digest))
         self._committer.submit(
-            Work(pending, blobs=(NewBlob(digest.key, record, None),), staged=staged)
+            Work(
+                pending, blobs=(NewBlob(digest.key, None, generation, digest.size),), staged=staged
+            )
         )
         return pending
 
     def _pin_empty_blobs(self) -> None:
-        blobs = [
-            NewBlob(digests.empty(f).key, BlobRecord(INLINE, 0, 0, 0, 0), b"") for f in FUNCTIONS
-        ]
+        blobs = [NewBlob(digests.empty(function).key, b"") for function in FUNCTIONS]
         if len(self._index.present([blob.key for blob in blobs])) < len(blobs):
             self._index.pin(blobs)
 
@@ -263,9 +259,6 @@ class LocalStore:
         # Keys added between the two steps land in either set; none is lost.
         touched, self._touched = self._touched, set()
         return touched
-
-    def _minute(self) -> int:
-        return records.minutes(self._clock())
 
 
 class FileBlob:

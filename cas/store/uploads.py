@@ -19,14 +19,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
 from threading import Lock
 
 from cas import digest as digests
 from cas.digest import Digest, Hasher
 from cas.errors import InvalidArgument, LimitExceeded, UploadSuperseded
 from cas.index.lmdb import NewBlob
-from cas.index.records import FILE, INLINE, BlobRecord
 from cas.store.commit import Committer, Staged, Work
 from cas.store.files import Files
 from cas.store.interface import Buffer
@@ -53,14 +51,12 @@ class Uploads:
         inline_threshold: int,
         max_open: int,
         durable_sizes: bool,
-        minute: Callable[[], int],
     ) -> None:
         self.layout = layout
         self.files = files
         self.committer = committer
         self.inline_threshold = inline_threshold
         self.durable_sizes = durable_sizes
-        self.minute = minute
         self._max_open = max_open
         self._open = 0
         self._lock = Lock()
@@ -286,10 +282,9 @@ class LocalUpload:
         else:
             self.flush()
             generation = secrets.randbits(32)
-            record = BlobRecord(FILE, generation, uploads.minute(), size, size)
             work = Work(
                 pending,
-                blobs=(NewBlob(self.digest.key, record, None),),
+                blobs=(NewBlob(self.digest.key, None, generation, size),),
                 staged=Staged(
                     self._fd,
                     self._path,
@@ -304,15 +299,13 @@ class LocalUpload:
     def _inline_work(self, pending: Pending[None]) -> Work:
         """A small blob that came in several messages: what was flushed is read back."""
         uploads = self._uploads
-        size = self.digest.size
         staged = bytearray(self._flushed)
         if staged:
             uploads.files.read_into(self._fd, memoryview(staged), 0)
         data = b"".join((staged, *self._buffer))
         digests.verify(self.digest, data)
-        record = BlobRecord(INLINE, 0, uploads.minute(), size, size)
         uploads.files.close(self._fd)
-        return Work(pending, blobs=(NewBlob(self.digest.key, record, data),), remove=self._path)
+        return Work(pending, blobs=(NewBlob(self.digest.key, data),), remove=self._path)
 
     def _let_go(self) -> None:
         self._open = False

@@ -224,13 +224,13 @@ class TestOnDisk:
     def test_where_blobs_lie(self, opener, tmp_path):
         store = opener(inline_threshold=100)
         small, large = put(store, b"x" * 100), put(store, b"x" * 101)
-        assert store._index.blob(small.key).where == INLINE
-        record = store._index.blob(large.key)
+        assert store._index.record(small.key).where == INLINE
+        record = store._index.record(large.key)
         assert record.where == FILE
         [path] = blob_files(tmp_path)
-        assert path == Path(Layout(tmp_path / "store").blob(large, record.file))
+        assert path == Path(Layout(tmp_path / "store").blob(large, record.generation))
         assert path.parent.name == large.hex[:2]
-        assert parse_blob(path, 101) == (large, record.file)
+        assert parse_blob(path, 101) == (large, record.generation)
 
     def test_a_finished_upload_leaves_nothing_in_staging(self, opener, tmp_path):
         store = opener()
@@ -254,16 +254,36 @@ class TestOnDisk:
         with pytest.raises(NotFound):
             store.open(digest)
 
+    def test_replaced_action_results_leave_nothing_behind(self, opener):
+        store = opener()
+        digest = digests.of(b"an action")
+        for _ in range(3):
+            pendings = [
+                store.put_action("", digest, NewAction(b"%d" % number, [], True))
+                for number in range(10)
+            ]
+            for pending in pendings:
+                pending.wait(30)
+            assert store.action("", digest).result == b"9"
+        with store._index._env.begin() as txn:
+            entries = {
+                name: txn.stat(db)["entries"]
+                for name, db in vars(store._index).items()
+                if name in ("_meta", "_data", "_lru")
+            }
+        # One more than `lru` holds: the empty blob.
+        assert entries == {"_meta": 2, "_data": 2, "_lru": 1}
+
     def test_use_is_recorded_by_the_minute(self, opener, clock):
         store = opener()
         digest, other = put(store, SMALL), put(store, LARGE)
-        before = store._index.blob(digest.key).last_use
+        before = store._index.record(digest.key).last_use
         clock.now += 600
         store.contains(digest)
         store.close()
         store = opener()
-        assert store._index.blob(digest.key).last_use == before + 10
-        assert store._index.blob(other.key).last_use == before
+        assert store._index.record(digest.key).last_use == before + 10
+        assert store._index.record(other.key).last_use == before
 
 
 class Seam:
