@@ -78,6 +78,8 @@ class Loop:
 
 
 def describe(error: Exception) -> str:
+    if isinstance(error, ExceptionGroup):
+        return describe(error.exceptions[0])
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
     return f"{type(error).__name__}: {error}"

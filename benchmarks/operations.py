@@ -9,6 +9,7 @@ wrongly fails the row instead of winning it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -36,6 +37,8 @@ WRITTEN_BLOBS_A_SECOND = 30_000
 
 FIND_POPULATION_REQUESTS = 64
 """Distinct FindMissing requests over a large index, so that lookups are not all warm."""
+
+PREPARING_AT_ONCE = 32
 
 Operation = Callable[[int, int], Awaitable[None]]
 """(slot, number of the operation in this process): raises on any wrong answer."""
@@ -152,14 +155,29 @@ async def _store(share: Share, stubs: list[Stubs], size: int, count: int) -> lis
     family = Family.random(size)
     writes = messages.Writes(family, share.workload.message_bytes, share.instance)
     uploads = _Uploads()
-    names = []
-    for number in range(count):
-        head = family.head()
-        name = family.name(head)
-        first = writes.first(uploads.next(), name, head)
+    heads = [family.head() for _ in range(count)]
+    names = [family.name(head) for head in heads]
+
+    async def store(number: int) -> None:
+        first = writes.first(uploads.next(), names[number], heads[number])
         await _write(stubs[number % len(stubs)], first, writes)
-        names.append(name)
+
+    await _each(store, count)
     return names
+
+
+async def _each(act: Callable[[int], Awaitable[None]], count: int) -> None:
+    """`act` on every number below `count`, several at a time: a server that syncs groups of
+    writes would otherwise sync each."""
+    numbers = iter(range(count))
+
+    async def lane() -> None:
+        for number in numbers:
+            await act(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(count, PREPARING_AT_ONCE)):
+            group.create_task(lane())
 
 
 async def _capabilities(share: Share, stubs: list[Stubs]) -> Prepared:
@@ -269,9 +287,12 @@ async def _stored_result(share: Share, stubs: list[Stubs]) -> re.ActionResult:
 async def _get_action(share: Share, stubs: list[Stubs]) -> Prepared:
     result = await _stored_result(share, stubs)
     actions = [messages.name_of(os.urandom(140)) for _ in range(share.stored_blobs)]
-    for number, action in enumerate(actions):
-        update = messages.update_action_request(share.instance, action, result)
+
+    async def store(number: int) -> None:
+        update = messages.update_action_request(share.instance, actions[number], result)
         await stubs[number % len(stubs)].update_action(update)
+
+    await _each(store, len(actions))
     requests = [messages.get_action_request(share.instance, action) for action in actions]
     # A server may add who executed the action; what was stored must be there.
     answer = re.ActionResult.FromString(await stubs[0].get_action(requests[0]))

@@ -22,6 +22,7 @@ class Stat:
 
     pid: int
     name: str
+    state: str
     parent: int
     session: int
     ticks: int
@@ -43,6 +44,7 @@ def parse_stat(text: str) -> Stat:
     return Stat(
         pid=int(text[:opening]),
         name=text[opening + 1 : closing],
+        state=fields[0],
         parent=int(fields[1]),
         session=int(fields[3]),
         ticks=sum(int(field) for field in fields[11:15]),

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -23,7 +25,7 @@ def stat_line(pid: int, name: str, parent: int, session: int, times: tuple[int, 
 @pytest.mark.parametrize("name", ["cas", "a b", "a) b", "(x)) S 9 9", ""])
 def test_a_name_cannot_shift_the_fields(name: str) -> None:
     line = stat_line(12, name, 3, 4, (100, 20, 3, 1))
-    assert proc.parse_stat(line) == Stat(12, name, 3, 4, ticks=124)
+    assert proc.parse_stat(line) == Stat(12, name, "S", 3, 4, ticks=124)
 
 
 def test_the_kernels_own_line_parses() -> None:
@@ -41,7 +43,7 @@ def test_memory_is_in_bytes_and_absent_fields_are_nothing() -> None:
 
 def test_members_are_descendants_and_the_session() -> None:
     parents = {1: (0, 1), 10: (1, 10), 11: (10, 10), 12: (11, 99), 13: (1, 10), 20: (1, 20)}
-    stats = {pid: Stat(pid, "", parent, sid, 0) for pid, (parent, sid) in parents.items()}
+    stats = {pid: Stat(pid, "", "S", parent, sid, 0) for pid, (parent, sid) in parents.items()}
     # 12 left the session, 13 lost its parent; both are still the server's.
     assert proc.members(stats, 10) == {10, 11, 12, 13}
     assert proc.members(stats, 77) == set()
@@ -52,10 +54,19 @@ def test_totals() -> None:
     assert proc.total([]) == Memory(0, 0, 0)
 
 
+def wait_until_gone(pids: Iterable[int]) -> None:
+    """Killed processes end a moment later; one whose parent went first may stay a zombie."""
+    until = time.monotonic() + 20
+    for pid in pids:
+        while (found := proc.snapshot().get(pid)) is not None and found.state != "Z":
+            assert time.monotonic() < until, f"{found} is still there"
+            time.sleep(0.02)
+
+
 _TREE = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"])
-child.wait()
+leaf = "import time; print('up', flush=True); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", leaf]).wait()
 """
 
 
@@ -78,4 +89,4 @@ def test_a_real_tree_is_found_whole_and_has_memory() -> None:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-    assert proc.cpu_seconds(process.pid) == 0
+    wait_until_gone(found)
