@@ -19,13 +19,6 @@ from cas.server.messages import Event, Task
 
 _READ_SIZE = 65_536
 
-_DEFAULTS = {
-    # gRPC writes lines of its own to stderr, in its own form; what matters of them comes
-    # back as errors. Whoever hunts a fault in gRPC sets it, and GRPC_TRACE, for himself.
-    "GRPC_VERBOSITY": "NONE",
-}
-"""A worker's environment, where the operator's says nothing."""
-
 
 class Child:
     """A running or ended worker process."""
@@ -39,7 +32,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 # Stdout is the supervisor's: one line, for whoever started it.
                 stdout=sys.stderr,
-                env={**_DEFAULTS, **environ},
+                env=dict(environ),
                 bufsize=0,
                 pass_fds=(theirs,),
                 # Away from the terminal's Ctrl-C, which is the supervisor's to act on.

@@ -24,6 +24,7 @@ from types import FrameType
 from cas import log
 from cas.config import Config
 from cas.errors import CasError
+from cas.rpc import environment
 from cas.server import backoff, cores, listen, messages
 from cas.server.child import Child, how_it_ended
 from cas.server.listen import Reserved
@@ -127,6 +128,7 @@ class Supervisor:
         self._slots = [_Slot(number) for number in range(_worker_count(config, reserved))]
         self._selector = selectors.DefaultSelector()
         self._selector.register(wakeup.socket, selectors.EVENT_READ)
+        self._environ = _environ()
         self._stop: int | None = None
         self._serving = False
         self._clean = True
@@ -224,7 +226,7 @@ class Supervisor:
             config=self._config,
         )
         try:
-            child = Child(task, os.environ)
+            child = Child(task, self._environ)
         except OSError as error:
             if not self._serving:
                 raise
@@ -320,6 +322,14 @@ class Supervisor:
             if slot.child:
                 slot.child.wait(KILL_TIMEOUT)
         self._selector.close()
+
+
+def _environ() -> dict[str, str]:
+    """The environment of workers: the operator's, and ours where it says nothing."""
+    # gRPC writes lines of its own to stderr, in its own form; what matters of them comes back
+    # as errors. Whoever hunts a fault in gRPC sets this, and GRPC_TRACE, for himself.
+    quiet = {"GRPC_VERBOSITY": "NONE"}
+    return {**quiet, **environment.variables(), **os.environ}
 
 
 def _ready_line(reserved: Reserved) -> bytes:

@@ -20,7 +20,7 @@ from cas.api import service
 from cas.api.limits import Limits
 from cas.config import Config
 from cas.errors import CasError
-from cas.rpc import aio
+from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
 from cas.server import health, reflection
 from cas.server.link import Link
@@ -60,7 +60,7 @@ def _serve(task: Task, link: Link) -> None:
     with contextlib.ExitStack() as opened:
         store = _store(config)
         opened.callback(store.close)
-        engine = _engine(task)
+        engine = _engine(config)
         checks = health.Health(engine.runtime)
         names = [*service.SERVICES, health.SERVICE]
         engine.add_generic_rpc_handlers(
@@ -108,24 +108,15 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _engine(task: Task) -> Engine:
-    """The configured engine, or the public one where that cannot run."""
-    config = task.config
-    options = EngineOptions(
-        max_message_bytes=config.max_message_size,
-        max_concurrent_calls=config.max_concurrent_calls,
-        helper_threads=config.helper_threads,
+def _engine(config: Config) -> Engine:
+    return make_engine(
+        config.engine,
+        EngineOptions(
+            max_message_bytes=config.max_message_size,
+            max_concurrent_calls=config.max_concurrent_calls,
+            helper_threads=config.helper_threads,
+        ),
     )
-    if config.engine == "cq":
-        try:
-            # It stands on grpcio's private parts: another release may not even let it import.
-            from cas.rpc import cq
-
-            return cq.make_engine(options)
-        except (ImportError, AttributeError, RuntimeError) as error:
-            if task.number == 0:
-                logger.warning("engine cq cannot run; aio serves", extra={"reason": str(error)})
-    return aio.make_engine(options)
 
 
 def _allow_open_files() -> None:

@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from cas.rpc import environment
 from tests.server.serving import PATIENCE, Server, Start, channel, gone, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -283,8 +284,32 @@ def test_where_the_engine_cannot_run_the_public_one_does(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     server = start("--engine", "cq", "--workers", "2")
     assert health(server) == SERVING
-    (warning,) = server.events("engine cq cannot run; aio serves")
-    assert "CompletionQueue" in warning["reason"]
+    warnings = server.events("the cq engine cannot run, using aio")
+    assert warnings
+    assert all("CompletionQueue" in warning["reason"] for warning in warnings)
+
+
+def test_workers_get_what_the_engine_wants_unless_the_operator_says_otherwise(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def environ(server: Server) -> dict[str, str]:
+        (worker,) = server.workers()
+        pairs = Path(f"/proc/{worker}/environ").read_text().split("\0")
+        return dict(pair.split("=", 1) for pair in pairs if pair)
+
+    for name in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY"):
+        monkeypatch.delenv(name, raising=False)
+    server = start()
+    assert environ(server).items() >= environment.variables().items()
+    assert environ(server)["GRPC_VERBOSITY"] == "NONE"
+    server.process.terminate()
+    assert server.ends() == 0
+
+    monkeypatch.setenv("GRPC_EXPERIMENTS", "")
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
+    server = start()
+    assert environ(server)["GRPC_EXPERIMENTS"] == ""
+    assert environ(server)["GRPC_VERBOSITY"] == "ERROR"
 
 
 def test_the_log_is_one_json_object_a_line(start: Start) -> None:
