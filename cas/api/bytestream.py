@@ -19,7 +19,7 @@ from cas.api import caller, names, wire
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
-from cas.errors import BlobTooLarge, CasError, InvalidArgument, NotFound, OutOfRange
+from cas.errors import CasError, InvalidArgument, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as pb
 from cas.store.interface import Blob, BlobStore, Upload
 
@@ -96,7 +96,7 @@ class ByteStream:
             raise InvalidArgument("the first message of a Write has no resource_name")
         resource = names.parse_write(name)
         digest = resource.digest
-        self._check_size(digest)
+        self._limits.check_blob(digest)
         if self._store.contains(digest):
             return await self._already(digest, finish, context)
         upload_name = names.format(resource)
@@ -104,11 +104,6 @@ class ByteStream:
             return await self._write_whole(digest, data, context)
         upload = await self._runtime.offload(self._store.upload, upload_name, digest)
         return await _WriteStream(self, upload, name, context).run(offset, finish, data)
-
-    def _check_size(self, digest: Digest) -> None:
-        limit = self._limits.max_blob_size
-        if limit and digest.size > limit:
-            raise BlobTooLarge(f"blob {digest} is larger than the limit (max_blob_size) of {limit}")
 
     async def _write_whole(self, digest: Digest, data: memoryview, context: Context) -> bytes:
         """The whole blob came in one message."""

@@ -18,7 +18,7 @@ from cas.api.blobs import read_whole
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
-from cas.errors import BatchTooLarge, BlobTooLarge, CasError, InvalidArgument, NotFound
+from cas.errors import CasError, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending, resolved
@@ -68,58 +68,58 @@ class Content:
     async def batch_update(self, request: bytes, context: Context) -> bytes:
         batch = wire.batch_update_request(request)
         names.check_instance(batch.instance_name)
-        function = wire.function_of(batch.digest_function)
-        self._check_batch(sum(len(data) for _, _, data, _ in batch.blobs), "request")
-        outcomes: list[CasError | Pending[None] | None] = []
+        self._limits.check_batch(sum([len(data) for _, data, _ in batch.blobs]), "request")
+        outcomes: list[CasError | Pending[None]] = []
         todo: list[tuple[Digest, memoryview]] = []
-        places: list[int] = []
-        for hash_hex, size, data, compressor in batch.blobs:
+        for key, (_, data, compressor) in zip(batch.keys, batch.blobs, strict=True):
             try:
-                digest = digests.parse(hash_hex, size, function)
-                self._check_blob(digest, compressor)
+                todo.append((self._admit(key, len(data), compressor), data))
+                outcomes.append(_HERE)
             except CasError as error:
                 outcomes.append(error)
-                continue
-            places.append(len(outcomes))
-            outcomes.append(None)
-            todo.append((digest, data))
-        for place, pending in zip(places, await self._put(todo), strict=True):
-            outcomes[place] = pending
+        written = iter(await self._put(todo))
         results = []
-        for (hash_hex, size, _, _), outcome in zip(batch.blobs, outcomes, strict=True):
-            results.append((hash_hex, size, *await self._outcome(outcome)))
+        for outcome, (encoded, _, _) in zip(outcomes, batch.blobs, strict=True):
+            final = next(written) if outcome is _HERE else outcome
+            results.append((encoded, *await self._outcome(final)))
         return wire.batch_update_response(results)
 
-    def _check_blob(self, digest: Digest, compressor: int) -> None:
+    def _admit(self, key: bytes | CasError, size: int, compressor: int) -> Digest:
+        """The digest to write; raises what its blob gets instead."""
+        if isinstance(key, CasError):
+            raise key
         if compressor:
-            raise InvalidArgument(
-                f"compressor {compressor} is not served for blob {digest}; expected 0 (identity)"
-            )
-        limit = self._limits.max_blob_size
-        if limit and digest.size > limit:
-            raise BlobTooLarge(f"blob {digest} is larger than the limit (max_blob_size) of {limit}")
+            raise InvalidArgument(f"compressor {compressor} is not served; expected 0 (identity)")
+        # The key says what is expected, the size what came; the store compares all of it.
+        digest = Digest(key, size)
+        self._limits.check_blob(digest)
+        return digest
 
     async def _put(self, blobs: Sequence[tuple[Digest, memoryview]]) -> list[Pending[None]]:
         """What is here already is not hashed or written again."""
-        here = set(range(len(blobs))) - set(self._store.missing([d.key for d, _ in blobs]))
-        fresh = [blob for place, blob in enumerate(blobs) if place not in here]
+        missing = self._store.missing([digest.key for digest, _ in blobs])
+        fresh = [blobs[place] for place in missing]
         threshold = self._store.inline_threshold
         if all(digest.size <= threshold for digest, _ in fresh):
             written = self._store.put(fresh)
         else:
             written = await self._runtime.offload(self._store.put, fresh)
-        pendings = iter(written)
-        return [_HERE if place in here else next(pendings) for place in range(len(blobs))]
+        out = [_HERE] * len(blobs)
+        for place, pending in zip(missing, written, strict=True):
+            out[place] = pending
+        return out
 
-    async def _outcome(self, outcome: CasError | Pending[None] | None) -> tuple[int, str]:
+    async def _outcome(self, outcome: CasError | Pending[None]) -> tuple[int, str]:
         """A blob's status: code number and message."""
+        error: Exception
         if isinstance(outcome, CasError):
-            error: Exception = outcome
-        elif outcome is None or outcome is _HERE:
-            return status.OK, ""
+            error = outcome
         else:
             try:
-                await self._runtime.wait(outcome)
+                if outcome.done:
+                    outcome.result()
+                else:
+                    await self._runtime.wait(outcome)
             except (CasError, OSError) as failure:
                 error = failure
             else:
@@ -132,42 +132,29 @@ class Content:
     async def batch_read(self, request: bytes, context: Context) -> bytes:
         batch = wire.batch_read_request(request)
         names.check_instance(batch.instance_name)
-        function = wire.function_of(batch.digest_function)
-        self._check_batch(sum(max(0, size) for _, size in batch.digests), "answer")
-        asked: list[Digest | CasError] = []
-        for hash_hex, size in batch.digests:
-            try:
-                asked.append(digests.parse(hash_hex, size, function))
-            except CasError as error:
-                asked.append(error)
-        small = self._store.read_small_many([d.key for d in asked if isinstance(d, Digest)])
+        keys = [key for key in batch.keys if isinstance(key, bytes)]
+        small = self._store.read_small_many(keys)
+        sizes = [len(small[key]) if key in small else digests.from_key(key).size for key in keys]
+        self._limits.check_batch(sum(sizes), "answer")
         results = []
-        for digest, encoded in zip(asked, batch.encoded, strict=True):
-            data = small.get(digest.key) if isinstance(digest, Digest) else None
+        for key, encoded in zip(batch.keys, batch.encoded, strict=True):
+            data = small.get(key) if isinstance(key, bytes) else None
             if data is not None:
                 results.append((encoded, data, status.OK, ""))
             else:
-                results.append((encoded, *await self._read(digest)))
+                results.append((encoded, *await self._read(key)))
         return wire.batch_read_response(results)
 
-    async def _read(self, digest: Digest | CasError) -> tuple[bytes, int, str]:
+    async def _read(self, key: bytes | CasError) -> tuple[bytes, int, str]:
         """A blob that is not inline, or its error."""
         try:
-            if isinstance(digest, CasError):
-                raise digest
-            data = await read_whole(self._store, self._runtime, digest)
+            if isinstance(key, CasError):
+                raise key
+            data = await read_whole(self._store, self._runtime, digests.from_key(key))
         except (CasError, OSError) as error:
             code, message = status.of(error)
             return b"", status.number(code), message
         return data, status.OK, ""
-
-    def _check_batch(self, size: int, what: str) -> None:
-        limit = self._limits.max_batch_total_size
-        if size > limit:
-            raise BatchTooLarge(
-                f"the blobs of this {what} have {size} bytes, more than the limit "
-                f"(max_batch_total_size) of {limit}"
-            )
 
     # --- GetTree ---------------------------------------------------------------------
 

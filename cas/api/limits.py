@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cas.digest import Digest
+from cas.errors import BatchTooLarge, BlobTooLarge
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -18,3 +21,18 @@ class Limits:
     pages of trees.  Below gRPC's default limit of 4 MiB, which most clients keep."""
     require_references: bool = False
     """Refuse an action result that references absent blobs."""
+
+    def check_blob(self, digest: Digest) -> None:
+        """Raises BlobTooLarge."""
+        if self.max_blob_size and digest.size > self.max_blob_size:
+            raise BlobTooLarge(
+                f"blob {digest} is larger than the limit (max_blob_size) of {self.max_blob_size}"
+            )
+
+    def check_batch(self, size: int, what: str) -> None:
+        """Raises BatchTooLarge for a `what` (request or answer) of `size` blob bytes."""
+        if size > self.max_batch_total_size:
+            raise BatchTooLarge(
+                f"the blobs of this {what} have {size} bytes, more than the limit "
+                f"(max_batch_total_size) of {self.max_batch_total_size}"
+            )

@@ -53,6 +53,9 @@ MAX_UUID_BYTES: Final = 128
 _NOT_IN_INSTANCES: Final = KEYWORDS | {"", ".", ".."}
 _MAX_SIZE_DIGITS: Final = len(str(MAX_SIZE))
 
+_SHOWN: Final = 300
+"""Characters of a name in messages: what most names have."""
+
 
 class ResourceName(NamedTuple):
     """What a resource name says.
@@ -228,4 +231,4 @@ def _unknown_compressor(compressor: str) -> str:
 
 
 def _fail(name: str, why: str) -> NoReturn:
-    raise InvalidArgument(f"resource name {shorten(name)}: {why}")
+    raise InvalidArgument(f"resource name {shorten(name, _SHOWN)}: {why}")

@@ -190,18 +190,20 @@ def find_missing_response(request: FindMissing, missing: Sequence[int]) -> bytes
 
 
 class BatchUpdate(NamedTuple):
-    """A BatchUpdateBlobsRequest: (hash, size, data, compressor number) per blob, as they came.
+    """A BatchUpdateBlobsRequest: (encoded digest, data, compressor number) per blob, as they
+    came, and what each digest is: its key (`Digest.key`), or the error that its blob gets.
 
     The data are views of the request where it is large, else of copies.
     """
 
     instance_name: str
     digest_function: int
-    blobs: Sequence[tuple[str, int, memoryview, int]]
+    blobs: Sequence[tuple[bytes, memoryview, int]]
+    keys: Sequence[bytes | InvalidArgument]
 
 
 def batch_update_request(data: bytes) -> BatchUpdate:
-    """Reads a BatchUpdateBlobsRequest.  Digests are not checked: each has its own status."""
+    """Reads a BatchUpdateBlobsRequest; raises InvalidArgument where the whole is malformed."""
     if len(data) >= _BY_HAND:
         try:
             return _batch_update(data)
@@ -209,11 +211,11 @@ def batch_update_request(data: bytes) -> BatchUpdate:
             pass
     request = _parse(remote_execution_pb2.BatchUpdateBlobsRequest, data)
     blobs = [
-        (digest.hash, digest.size_bytes, memoryview(blob.data), blob.compressor)
+        (blob.digest.SerializeToString(), memoryview(blob.data), blob.compressor)
         for blob in request.requests
-        for digest in (blob.digest,)
     ]
-    return BatchUpdate(request.instance_name, request.digest_function, blobs)
+    keys = _keys_or_errors([blob[0] for blob in blobs], request.digest_function)
+    return BatchUpdate(request.instance_name, request.digest_function, blobs, keys)
 
 
 def _batch_update(data: bytes) -> BatchUpdate:
@@ -230,20 +232,12 @@ def _batch_update(data: bytes) -> BatchUpdate:
         while at < end and data[at] == 0x12:
             size, at = _read_varint(data, at + 1)
             stop = at + size
-            # The digest: a hash and a size, both there, in less than 128 bytes.
-            data_at = at + 2 + data[at + 1]
-            hash_end = at + 4 + data[at + 3]
-            if (
-                data[at] != 0x0A
-                or data_at - at > 0x7F
-                or data[at + 2] != 0x0A
-                or data[hash_end] != 0x10
-            ):
+            # The digest: in less than 128 bytes.
+            digest_at = at + 2
+            data_at = digest_at + data[at + 1]
+            if data[at] != 0x0A or data_at - at > 0x7F or data_at > stop:
                 raise UnusualError
-            blob_size, size_end = _read_varint(data, hash_end + 1)
-            if size_end != data_at or data_at > stop:
-                raise UnusualError
-            hash_hex = data[at + 4 : hash_end].decode()
+            digest = data[digest_at:data_at]
             data_end = data_at
             if data_at < stop and data[data_at] == 0x12:
                 size, data_at = _read_varint(data, data_at + 1)
@@ -253,7 +247,7 @@ def _batch_update(data: bytes) -> BatchUpdate:
                 compressor = data[stop - 1]
                 if data_end + 2 != stop or data[data_end] != 0x18 or compressor > 0x7F:
                     raise UnusualError
-            blobs.append((hash_hex, blob_size, view[data_at:data_end], compressor))
+            blobs.append((digest, view[data_at:data_end], compressor))
             at = stop
         if at + 2 == end and data[at] == 0x28 and data[at + 1] < 0x80:
             number = data[at + 1]
@@ -262,41 +256,48 @@ def _batch_update(data: bytes) -> BatchUpdate:
         raise UnusualError from None
     if at != end:
         raise UnusualError
-    return BatchUpdate(instance, number, blobs)
+    return BatchUpdate(instance, number, blobs, _canonical_keys([b[0] for b in blobs], number))
 
 
-def batch_update_response(results: Iterable[tuple[str, int, int, str]]) -> bytes:
-    """A BatchUpdateBlobsResponse from (hash, size, status code number, message) per blob."""
+def batch_update_response(results: Iterable[tuple[bytes, int, str]]) -> bytes:
+    """A BatchUpdateBlobsResponse from (encoded digest, status code number, message) per blob."""
     parts: list[bytes] = []
-    for hash_hex, size, code, message in results:
-        digest = _field(b"\x0a", encode_digest(hash_hex, size))
+    for encoded, code, message in results:
+        digest = _field(b"\x0a", encoded)
         parts += _field(b"\x0a", b"".join((*digest, *_field(b"\x12", _status(code, message)))))
     return b"".join(parts)
 
 
 class BatchRead(NamedTuple):
-    """A BatchReadBlobsRequest: (hash, size) per blob, as they came.
+    """A BatchReadBlobsRequest.
 
-    `encoded` are the same as Digest messages, for `batch_read_response`.  `compressors` are
-    the numbers that the client takes besides identity (0).
+    `encoded` are its Digest messages as they came, `keys` what each is: its key
+    (`Digest.key`), or the error that its blob gets.  `compressors` are the numbers that the
+    client takes besides identity (0).
     """
 
     instance_name: str
     digest_function: int
-    digests: list[tuple[str, int]]
     encoded: list[bytes]
+    keys: Sequence[bytes | InvalidArgument]
     compressors: frozenset[int]
 
 
 def batch_read_request(data: bytes) -> BatchRead:
-    """Reads a BatchReadBlobsRequest.  Digests are not checked: each has its own status."""
+    """Reads a BatchReadBlobsRequest; raises InvalidArgument where the whole is malformed."""
     view = _parse(views_pb2.BatchRead, data, remote_execution_pb2.BatchReadBlobsRequest)
-    request = _parse(remote_execution_pb2.BatchReadBlobsRequest, data)
+    encoded = list(view.digests)
+    try:
+        keys = _canonical_keys(encoded, view.digest_function)
+    except UnusualError:
+        request = _parse(remote_execution_pb2.BatchReadBlobsRequest, data)
+        encoded = [digest.SerializeToString() for digest in request.digests]
+        keys = _keys_or_errors(encoded, request.digest_function)
     return BatchRead(
         view.instance_name,
         view.digest_function,
-        [(digest.hash, digest.size_bytes) for digest in request.digests],
-        list(view.digests),
+        encoded,
+        keys,
         frozenset(view.acceptable_compressors),
     )
 
@@ -308,9 +309,14 @@ def batch_read_response(
     blob.  `compressor` is the number of that of all the data."""
     parts: list[bytes | memoryview] = []
     tail = b"\x20" + _varint(compressor) if compressor else b""
+    # The status of a blob that is there: all defaults.
+    fine = b"\x1a\x00" + tail
     for digest, data, code, message in results:
-        head = b"".join((*_field(b"\x0a", digest), b"\x12", _varint(len(data))))
-        rest = b"".join((*_field(b"\x1a", _status(code, message)), tail))
+        head = b"".join((b"\x0a", _varint(len(digest)), digest, b"\x12", _varint(len(data))))
+        if code or message:
+            rest = b"".join((*_field(b"\x1a", _status(code, message)), tail))
+        else:
+            rest = fine
         parts += (b"\x0a", _varint(len(head) + len(data) + len(rest)), head, data, rest)
     return b"".join(parts)
 
@@ -419,6 +425,34 @@ def _keys_singly(digests: Iterable[remote_execution_pb2.Digest], number: int) ->
         digest = parse_digest(message.hash, message.size_bytes, function)
         function = function or digest.function
         keys.append(digest.key)
+    return keys
+
+
+def _canonical_keys(encoded: list[bytes], number: int) -> Sequence[bytes | InvalidArgument]:
+    """The keys of Digest messages; raises UnusualError where one is not plainly canonical."""
+    function_of(number)
+    if len(encoded) < AT_ONCE:
+        return _keys_or_errors(encoded, number, canonical=True)
+    return keys_of_list(encoded, number)
+
+
+def _keys_or_errors(
+    encoded: list[bytes], number: int, *, canonical: bool = False
+) -> list[bytes | InvalidArgument]:
+    """For each Digest message its key, or what is wrong with it.
+
+    Raises UnusualError where one must be `canonical` and is not.
+    """
+    function = function_of(number)
+    keys: list[bytes | InvalidArgument] = []
+    for message in encoded:
+        digest = _parse(remote_execution_pb2.Digest, message)
+        if canonical and digest.SerializeToString() != message:
+            raise UnusualError
+        try:
+            keys.append(parse_digest(digest.hash, digest.size_bytes, function).key)
+        except InvalidArgument as error:
+            keys.append(error)
     return keys
 
 

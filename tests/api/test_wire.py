@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -378,19 +378,40 @@ def batch_updates() -> st.SearchStrategy[Message]:
     )
 
 
+def their_keys(messages: Iterable[pb.Digest], number: int) -> list[bytes | str]:
+    """Each digest's key, or the text of its error."""
+    function = wire.function_of(number)
+    keys: list[bytes | str] = []
+    for message in messages:
+        try:
+            keys.append(digests.parse(message.hash, message.size_bytes, function).key)
+        except InvalidArgument as error:
+            keys.append(str(error))
+    return keys
+
+
+def spelled(keys: Iterable[bytes | InvalidArgument]) -> list[bytes | str]:
+    return [key if isinstance(key, bytes) else str(key) for key in keys]
+
+
+def our_batch_update(data: bytes) -> Any:
+    request = wire.batch_update_request(data)
+    return *request[:2], list(request.blobs), spelled(request.keys)
+
+
 def their_batch_update(data: bytes) -> Any:
     request = pb.BatchUpdateBlobsRequest.FromString(data)
     blobs = [
-        (blob.digest.hash, blob.digest.size_bytes, blob.data, blob.compressor)
-        for blob in request.requests
+        (blob.digest.SerializeToString(), blob.data, blob.compressor) for blob in request.requests
     ]
-    return request.instance_name, request.digest_function, blobs
+    keys = their_keys([blob.digest for blob in request.requests], request.digest_function)
+    return request.instance_name, request.digest_function, blobs, keys
 
 
 @bounded
 @given(mutants(batch_updates()) | st.binary(max_size=40))
 def test_batch_update_request(data: bytes) -> None:
-    agree(wire.batch_update_request, their_batch_update, data)
+    agree(our_batch_update, their_batch_update, data)
 
 
 def test_every_byte_of_a_batch_update_counts() -> None:
@@ -406,7 +427,7 @@ def test_every_byte_of_a_batch_update_counts() -> None:
             compressor=compressor,
         )
     whole = message.SerializeToString()
-    views = [blob[2] for blob in wire.batch_update_request(whole).blobs]
+    views = [blob[1] for blob in wire.batch_update_request(whole).blobs]
     assert all(view.obj is whole for view in views)
     body = whole.index(LARGE)
     places = [*range(body), *range(body + len(LARGE), len(whole))]
@@ -414,9 +435,9 @@ def test_every_byte_of_a_batch_update_counts() -> None:
         changed = bytearray(whole)
         for value in (0x00, 0x0A, 0x10, 0x12, 0x18, 0x28, 0x7F, 0x80, 0xFF, whole[at] + 1 & 0xFF):
             changed[at] = value
-            agree(wire.batch_update_request, their_batch_update, bytes(changed))
-        agree(wire.batch_update_request, their_batch_update, whole[:at] + whole[at + 1 :])
-        agree(wire.batch_update_request, their_batch_update, whole[:at])
+            agree(our_batch_update, their_batch_update, bytes(changed))
+        agree(our_batch_update, their_batch_update, whole[:at] + whole[at + 1 :])
+        agree(our_batch_update, their_batch_update, whole[:at])
 
 
 codes = st.integers(0, 16)
@@ -424,18 +445,19 @@ messages = st.just("") | st.text(st.characters(exclude_categories=["Cs"]), max_s
 
 
 @bounded
-@given(st.lists(st.tuples(hashes | bad_hashes, sizes | int64s, codes, messages), max_size=20))
-def test_batch_update_response(results: list[tuple[str, int, int, str]]) -> None:
+@given(st.lists(st.tuples(any_digest, codes, messages), max_size=20))
+def test_batch_update_response(results: list[tuple[pb.Digest, int, str]]) -> None:
     expected = pb.BatchUpdateBlobsResponse(
         responses=[
             pb.BatchUpdateBlobsResponse.Response(
-                digest=pb.Digest(hash=hash_hex, size_bytes=size),
+                digest=digest,
                 status=Status(code=code, message=message),
             )
-            for hash_hex, size, code, message in results
+            for digest, code, message in results
         ]
     )
-    assert wire.batch_update_response(results) == expected.SerializeToString()
+    encoded = [(digest.SerializeToString(), code, text) for digest, code, text in results]
+    assert wire.batch_update_response(encoded) == expected.SerializeToString()
 
 
 def batch_reads() -> st.SearchStrategy[Message]:
@@ -453,17 +475,15 @@ def batch_reads() -> st.SearchStrategy[Message]:
 def test_batch_read_request(data: bytes) -> None:
     def ours(data: bytes) -> Any:
         request = wire.batch_read_request(data)
-        for (hash_hex, size), encoded in zip(request.digests, request.encoded, strict=True):
-            digest = pb.Digest.FromString(encoded)
-            assert (digest.hash, digest.size_bytes) == (hash_hex, size)
-        return (*request[:3], request.compressors)
+        return *request[:3], spelled(request.keys), request.compressors
 
     def theirs(data: bytes) -> Any:
         request = pb.BatchReadBlobsRequest.FromString(data)
         return (
             request.instance_name,
             request.digest_function,
-            [(digest.hash, digest.size_bytes) for digest in request.digests],
+            [digest.SerializeToString() for digest in request.digests],
+            their_keys(request.digests, request.digest_function),
             frozenset(request.acceptable_compressors),
         )
 
@@ -499,14 +519,14 @@ def test_batch_read_response(
 
 def test_a_status_is_there_even_when_it_is_ok() -> None:
     """Some clients look for the field before they look at its code."""
-    update = pb.BatchUpdateBlobsResponse.FromString(wire.batch_update_response([(HASH, 5, 0, "")]))
+    update = pb.BatchUpdateBlobsResponse.FromString(wire.batch_update_response([(b"", 0, "")]))
     assert update.responses[0].HasField("status")
     read = pb.BatchReadBlobsResponse.FromString(wire.batch_read_response([(b"", b"x", 0, "")]))
     assert read.responses[0].HasField("status")
 
 
 def test_a_message_that_is_no_unicode_is_still_sent() -> None:
-    answer = wire.batch_update_response([(HASH, 5, 13, "name \udcff")])
+    answer = wire.batch_update_response([(b"", 13, "name \udcff")])
     response = pb.BatchUpdateBlobsResponse.FromString(answer).responses[0]
     assert response.status.message == "name ?"
 
