@@ -285,18 +285,18 @@ class Supervisor:
         with contextlib.suppress(KeyError):
             self._selector.unregister(child)
         child.close()
-        slot.child = None
+        was_ready, slot.child, slot.ready = slot.ready, None, False
         how = how_it_ended(code)
         facts: dict[str, object] = {"worker": slot.number, "worker_pid": child.pid, "ended": how}
         if slot.reason:
             facts["reason"] = slot.reason
         if self._stop is not None:
             # One that was not serving yet had nothing to lose.
-            if code and slot.ready:
+            if code and was_ready:
                 self._clean = False
                 logger.error("worker failed while draining", extra=facts)
             return
-        if slot.ready and now - slot.since >= backoff.HEALTHY_AFTER:
+        if was_ready and now - slot.since >= backoff.HEALTHY_AFTER:
             slot.failures = 0
         if not self._serving and (slot.reason or slot.failures + 1 >= START_ATTEMPTS):
             raise StartFailed(slot.reason or f"workers die at start: {how}")
