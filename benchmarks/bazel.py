@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import Drive, Report
+from benchmarks.compare import Drive, Report, turned
 from benchmarks.servers import DidNotStart, Kind, running, scratch
 from benchmarks.stats import median
 from benchmarks.workloads import KIB, MIB
@@ -53,7 +53,7 @@ _LAYERS = 4
 
 
 class BuildFailed(Exception):
-    """Bazel failed, or did not do what was to be measured; the message ends with its output."""
+    """Bazel failed, or did not do what was to be measured; the message's last line says why."""
 
 
 def build_file(actions: int) -> str:
@@ -80,14 +80,16 @@ def bazel(
         (workspace / "rules.bzl").write_text(_RULE)
         (workspace / "BUILD").write_text(build_file(actions))
         (workspace / "nonce.txt").write_text(uuid.uuid4().hex)
-        caches = {DISK_CACHE: f"--disk_cache={directory / 'disk-cache'}"}
+        caches = {}
         for kind in kinds:
             try:
                 server = servers.enter_context(running(kind, directory / kind.name))
             except DidNotStart as error:
                 problems[kind.name] = str(error).splitlines()[0]
                 continue
-            caches = {kind.name: f"--remote_cache=grpc://{server.address}", **caches}
+            caches[kind.name] = f"--remote_cache=grpc://{server.address}"
+
+        caches[DISK_CACHE] = f"--disk_cache={directory / 'disk-cache'}"
 
         def build(cache: str, hits: int) -> float:
             with _output_base(program, directory, workspace) as command:
@@ -97,22 +99,34 @@ def bazel(
                 output = _run([*command, "build", *flags, "//..."], workspace)
                 passed = time.monotonic() - began
             if found_hits(output) != hits:
-                raise BuildFailed(f"{found_hits(output)} cache hits, expected {hits}:\n{output}")
+                raise BuildFailed(f"{output}\n{found_hits(output)} cache hits, expected {hits}")
             return passed
 
-        for name, cache in caches.items():
+        def attempt(name: str, hits: int) -> float | None:
+            """None once a cache has failed; the others go on."""
+            if name in problems:
+                return None
+            try:
+                return build(caches[name], hits)
+            except BuildFailed as error:
+                problems[name] = str(error).splitlines()[-1]
+                report(f"bazel  {name}: {error}")
+                return None
+
+        for name in caches:
             report(f"bazel  filling {name}")
-            build(cache, hits=0)
+            attempt(name, hits=0)
         for round_ in range(drive.rounds):
-            for name, cache in caches.items():
-                passed = build(cache, hits=actions)
-                seconds.setdefault(name, []).append(passed)
-                report(f"bazel  round {round_ + 1}  {name}  {passed:.2f} s")
+            for name in turned(list(caches), round_):
+                passed = attempt(name, hits=actions)
+                if passed is not None:
+                    seconds.setdefault(name, []).append(passed)
+                    report(f"bazel  round {round_ + 1}  {name}  {passed:.2f} s")
     return {
         "version": _version(program),
         "actions": actions,
         "bytes": sum(_SIZES[number % len(_SIZES)] for number in range(actions)),
-        "seconds": {name: median(found) for name, found in seconds.items()},
+        "seconds": {n: median(found) for n, found in seconds.items() if n not in problems},
         "problems": problems,
     }
 
@@ -121,7 +135,7 @@ def found_hits(output: str) -> int:
     """Actions that the cache served, by Bazel's own summary; raises BuildFailed without one."""
     match = re.search(r"^INFO: \d+ process(?:es)?: (.*)$", output, re.MULTILINE)
     if match is None:
-        raise BuildFailed(f"Bazel printed no summary of its processes:\n{output}")
+        raise BuildFailed(f"{output}\nBazel printed no summary of its processes")
     return sum(int(count) for count in re.findall(r"(\d+) (?:remote|disk) cache hit", match[1]))
 
 
@@ -159,7 +173,8 @@ def _run(command: Sequence[str], workspace: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildFailed(f"{command[0]}: {error}") from None
     if done.returncode:
-        raise BuildFailed(f"{command[0]} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+        tail = done.stdout[-2000:].strip()
+        raise BuildFailed(f"{command[0]} ended with {done.returncode}:\n{tail}")
     return done.stdout
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import proc
 from benchmarks.generator import GeneratorFailed, failed, generator
 from benchmarks.servers import DidNotStart, Kind, running, scratch
 from benchmarks.stats import Sample, median
 from benchmarks.workloads import Workload
+
+T = TypeVar("T")
 
 Report = Callable[[str], None]
 """Takes one line about the progress."""
@@ -49,13 +51,18 @@ def compare(
     samples: list[Sample] = []
     kept: dict[str, list[int]] = {}
     for round_ in range(drive.rounds):
-        turn = round_ % len(kinds)
-        for kind in (*kinds[turn:], *kinds[:turn]):
+        for kind in turned(kinds, round_):
             samples += _round(kind, workloads, concurrencies, drive, round_, kept, report)
     return {
         "samples": [sample.to_json() for sample in samples],
         "memory_afterwards": {name: median(found) for name, found in kept.items()},
     }
+
+
+def turned(things: Sequence[T], round_: int) -> list[T]:
+    """`things` in the order of that round: each begins with the one that came second before."""
+    turn = round_ % len(things)
+    return [*things[turn:], *things[:turn]]
 
 
 def _round(
