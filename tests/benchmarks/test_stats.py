@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.compare import turned
 from benchmarks.stats import Sample, cell, is_ours, median, quantile, rows
 
 bounded = settings(derandomize=True, max_examples=200, deadline=None)
@@ -135,3 +136,8 @@ def test_which_servers_are_ours() -> None:
     assert is_ours("cas")
     assert is_ours("cas-w2")
     assert not is_ours("casd")
+
+
+def test_every_server_gets_to_be_first() -> None:
+    turns = [turned(["a", "b", "c"], round_) for round_ in range(4)]
+    assert turns == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
