@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import queue
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,9 @@ SERVICE = "test.Service"
 
 PATIENCE = 20.0
 """Seconds that a test waits for what must happen; never a measure of anything."""
+
+REFUSED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""What a call gets from a server that has begun to drain, or has cancelled it."""
 
 UNARY_UNARY = grpc.unary_unary_rpc_method_handler
 UNARY_STREAM = grpc.unary_stream_rpc_method_handler
@@ -154,3 +159,65 @@ class Endless:
         if message is None:
             raise StopIteration
         return message
+
+
+class Wire:
+    """The connections of a `relay`."""
+
+    def __init__(self, listener: socket.socket, target: str) -> None:
+        self.sent = 0
+        """Bytes that clients have got from the server."""
+        self._listener = listener
+        host, port = target.split(":")
+        self._server = (host, int(port))
+        self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def cut(self) -> None:
+        """Drops all connections, and takes no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                # A reset, as from a machine that has lost its memory of the connection.
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self) -> None:
+        self.cut()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _start(self, run: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=run, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._server)
+                self._ends += [near, far]
+                self._start(self._pump, near, far, False)
+                self._start(self._pump, far, near, True)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, count: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if count:
+                    self.sent += len(data)
+                sink.sendall(data)
+
+
+@contextlib.contextmanager
+def relay(target: str) -> Iterator[tuple[str, Wire]]:
+    """A TCP relay to `target`: its own address, and its connections."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        wire = Wire(listener, target)
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", wire
+        finally:
+            wire.close()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
-import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +22,7 @@ from tests.rpc.serving import (
     Result,
     code_of,
     eventually,
+    relay,
     stream_stream,
     stream_unary,
     unary_stream,
@@ -199,11 +197,11 @@ def test_deadline(stages: tuple[Stages, Any], stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_client_vanishes(stages: tuple[Stages, Any], stage: str) -> None:
     handlers, server = stages
-    with relay(server.target) as (target, cut):
+    with relay(server.target) as (target, wire):
         channel = server.channels.enter_context(grpc.insecure_channel(target))
         going = begin(channel, stage)
         assert handlers.reached.get(timeout=PATIENCE) == stage
-        cut()
+        wire.cut()
         assert_cancelled(handlers, stage)
         assert code_of(going.result if hasattr(going, "result") else lambda: list(going)) == (
             grpc.StatusCode.UNAVAILABLE
@@ -369,47 +367,3 @@ def test_nothing_stays_behind(stages: tuple[Stages, Any]) -> None:
         handlers.result.bring("late or in time")
         outcome(handlers)
     assert eventually(lambda: code_of(lambda: channel.unary_unary("/none")(b"")) is not None)
-
-
-@contextlib.contextmanager
-def relay(target: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A TCP relay to `target`: its own address, and what cuts its connections off."""
-    host, port = target.split(":")
-    sockets: list[socket.socket] = []
-    threads: list[threading.Thread] = []
-
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.create_connection((host, int(port)))
-                sockets.extend((near, far))
-                for pair in ((near, far), (far, near)):
-                    thread = threading.Thread(target=pump, args=pair)
-                    thread.start()
-                    threads.append(thread)
-
-    def cut() -> None:
-        listener.shutdown(socket.SHUT_RDWR)
-        for end in sockets:
-            # A reset, as from a machine that has lost its memory of the connection.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        acceptor = threading.Thread(target=accept)
-        acceptor.start()
-        try:
-            yield f"127.0.0.1:{listener.getsockname()[1]}", cut
-        finally:
-            with contextlib.suppress(OSError):
-                cut()
-            for thread in (acceptor, *threads):
-                thread.join(PATIENCE)
