@@ -92,7 +92,8 @@ def make_tree(root: Path, big: int) -> None:
     many = root / "many"
     many.mkdir()
     for number in range(60):
-        (many / f"{number:03}").write_bytes(os.urandom(1 + number * number * 40))
+        # Never so small that another check's random bytes could be the same.
+        (many / f"{number:03}").write_bytes(os.urandom(16 + number * number * 40))
     script = root / "run.sh"
     script.write_text(f"#!/bin/sh\necho {os.urandom(8).hex()}\n")
     script.chmod(0o755)
