@@ -13,8 +13,11 @@ from cas.errors import FormatMismatch, StoreInUse
 from cas.store.files import Files
 from cas.store.layout import FORMAT_VERSION, Layout
 
-_OURS = frozenset(("lock", "index", "blobs", "staging", "quarantine", "format.new"))
-"""What an interrupted first start may have left before there was a format line."""
+_PASSED_OVER = frozenset(
+    ("lock", "index", "blobs", "staging", "quarantine", "format.new", "lost+found")
+)
+"""What an interrupted first start may have left before there was a format line, and what an
+empty file system holds by itself."""
 
 
 class DirectoryLock:
@@ -61,7 +64,9 @@ def check_format(layout: Layout) -> None:
     try:
         found = layout.format.read_text("utf-8", "replace").strip()
     except FileNotFoundError:
-        foreign = sorted(path.name for path in layout.root.iterdir() if path.name not in _OURS)
+        foreign = sorted(
+            path.name for path in layout.root.iterdir() if path.name not in _PASSED_OVER
+        )
         if foreign:
             raise FormatMismatch(
                 f"{layout.root} is no cas directory and not empty (it holds {foreign[0]}); "
