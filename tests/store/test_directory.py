@@ -40,7 +40,7 @@ def test_another_format_is_refused_untouched(tmp_path, line):
     prepare(tmp_path).close()
     (tmp_path / "format").write_text(line, errors="surrogateescape")
     before = snapshot(tmp_path)
-    with pytest.raises(FormatMismatch, match="format .* this release reads 'cas 1'"):
+    with pytest.raises(FormatMismatch, match=r"format .* this release reads 'cas 1'"):
         prepare(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -48,6 +48,6 @@ def test_another_format_is_refused_untouched(tmp_path, line):
 def test_foreign_files_are_refused_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     before = snapshot(tmp_path)
-    with pytest.raises(FormatMismatch, match="not empty .*thesis.tex"):
+    with pytest.raises(FormatMismatch, match=r"not empty .*thesis.tex"):
         prepare(tmp_path)
     assert snapshot(tmp_path) == before
