@@ -27,6 +27,9 @@ latency also measure the load generator, which runs on the same machine. All ser
 of a table were driven in one run, in alternating rounds; figures are medians.
 """
 
+BUSY = 0.5
+"""A load average, for each core, above which figures come with a warning."""
+
 _GENERATORS = {
     "python": (
         "The load generator is Python. It is slow beside these servers, so that each wake-up "
@@ -67,6 +70,11 @@ def _taken(section: dict[str, Any]) -> str:
         ),
         f"Rounds: {options['rounds']}, of {number(options['seconds'])} s for each workload.",
     ]
+    if machine["load_before"] > BUSY * machine["cores"]:
+        lines.append(
+            "**Other work kept the machine busy meanwhile**: compare servers within the table, "
+            "do not quote figures."
+        )
     lines += [
         f"{server['name']}: {server['version']} ({server['note']})."
         for server in section["servers"]

@@ -144,6 +144,14 @@ def test_sections_come_in_one_order_whatever_the_file_has() -> None:
     assert forwards == backwards
 
 
+@pytest.mark.parametrize(("load", "warned"), [(0.9, False), (1.1, True)])
+def test_figures_of_a_busy_machine_come_with_a_warning(load: float, warned: bool) -> None:
+    found = table_section()
+    found["machine"]["load_before"] = load
+    text = report.render({"format": 1, "sections": {"table": found}})
+    assert ("kept the machine busy" in text) is warned
+
+
 def dots(svg: str) -> list[tuple[str, float]]:
     """(title, x) of every dot in the picture's rows."""
     space = "{http://www.w3.org/2000/svg}"
