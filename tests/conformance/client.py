@@ -78,6 +78,7 @@ class Blob:
 
 def fresh(size: int) -> Blob:
     """A blob of `size` bytes that no server has seen."""
+    assert size >= 8, "fewer bytes may have come up before"
     # One random number generator per blob: a hundred MiB from the system's own takes longer.
     return Blob(random.Random(uuid.uuid4().int).randbytes(size))
 

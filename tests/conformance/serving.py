@@ -37,7 +37,9 @@ class Server:
             )
         assert self._process.stdout is not None
         ready = self._process.stdout.readline()
-        assert ready.startswith("ready grpc="), f"{ready!r}, not ready: {log.read_text()}"
+        if not ready.startswith("ready grpc="):
+            self.kill()
+            raise AssertionError(f"{ready!r}, not ready: {log.read_text()}")
         self.address = ready.split()[1].removeprefix("grpc=")
 
     def kill_workers(self) -> None:

@@ -64,7 +64,7 @@ def test_kills_in_the_midst_of_uploads(start: Start, durability: str) -> None:
     """Invariant 2, while writes of all kinds are under way; several times on one directory."""
     acknowledged: list[Blob] = []
     server = start("--durability", durability, "--workers", "2")
-    for _ in range(3):
+    for _ in range(2):
         stop = threading.Event()
         with ThreadPoolExecutor(6) as pool:
             writers = [

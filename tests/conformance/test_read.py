@@ -16,7 +16,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 OUT_OF_RANGE = grpc.StatusCode.OUT_OF_RANGE
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
-SIZES = [2, 1000, 16 * KIB, 16 * KIB + 1, 3 * MIB + 17]
+SIZES = [8, 1000, 16 * KIB, 16 * KIB + 1, 3 * MIB + 17]
 """In the index, at its limit, in files."""
 
 

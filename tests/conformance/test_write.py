@@ -34,7 +34,7 @@ from tests.conformance.serving import PATIENCE
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
-SIZES = [1, 1000, 16 * KIB, 16 * KIB + 1, 3 * MIB + 17]
+SIZES = [8, 1000, 16 * KIB, 16 * KIB + 1, 3 * MIB + 17]
 """In the index, at its limit, in files."""
 
 
