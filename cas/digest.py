@@ -30,13 +30,13 @@ class Hasher(Protocol):
 class Function:
     """A digest function: its REAPI name and number, and how to compute it.
 
-    `code` is the first byte of every key made with it; codes are stored on
-    disk and never reused.
+    `prefix` is the byte that opens every key made with it; it is stored on disk and never
+    reused.
     """
 
     name: str
     number: int
-    code: int
+    prefix: bytes
     length: int
     new: Callable[[], Hasher]
     """A hasher that has seen nothing."""
@@ -47,9 +47,9 @@ class Function:
     length already tells)."""
 
     @property
-    def prefix(self) -> bytes:
-        """The byte that opens every key of this function."""
-        return bytes((self.code,))
+    def code(self) -> int:
+        """`prefix` as a number."""
+        return self.prefix[0]
 
 
 def _new_sha256() -> Hasher:
@@ -60,7 +60,7 @@ def _hash_sha256(data: bytes | bytearray | memoryview) -> bytes:
     return hashlib.sha256(data, usedforsecurity=False).digest()
 
 
-SHA256 = Function("sha256", 1, 1, 32, _new_sha256, _hash_sha256, in_names=False)
+SHA256 = Function("sha256", 1, b"\x01", 32, _new_sha256, _hash_sha256, in_names=False)
 
 FUNCTIONS: tuple[Function, ...] = (SHA256,)
 """Every function that is served, in the order in which capabilities list them."""
@@ -118,8 +118,11 @@ def from_key(key: bytes) -> Digest:
 
 def varint(size: int) -> bytes:
     """`size` as the end of a key: base 128, low bits first, nothing for 0."""
+    # Most blobs are small.
     if size < 0x80:
         return bytes((size,)) if size else b""
+    if size < 0x4000:
+        return bytes((size & 0x7F | 0x80, size >> 7))
     out = bytearray()
     while size > 0x7F:
         out.append(size & 0x7F | 0x80)

@@ -61,7 +61,7 @@ class Content:
     async def find_missing(self, request: bytes, context: Context) -> bytes:
         asked = wire.find_missing_request(request)
         names.check_instance(asked.instance_name)
-        return wire.find_missing_response(asked, self._store.missing(asked.keys))
+        return wire.find_missing_response(asked, self._store.present(asked.keys))
 
     # --- BatchUpdateBlobs ------------------------------------------------------------
 

@@ -13,8 +13,9 @@ A digest function is returned as the number that came, 0 where the client left i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
+from struct import Struct
 from typing import Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -172,21 +173,24 @@ def _find_missing_run(data: bytes) -> FindMissing:
     return FindMissing(instance, number, keys_of_run(run, number), run)
 
 
-def find_missing_response(request: FindMissing, missing: Sequence[int]) -> bytes:
-    """A FindMissingBlobsResponse that names the request's digests at the indexes `missing`.
+def find_missing_response(request: FindMissing, present: Container[bytes]) -> bytes:
+    """A FindMissingBlobsResponse that names the request's digests whose keys are not `present`.
 
-    Those ascend.  Both messages hold their digests in field 2, so they are copied.
+    Both messages hold their digests in field 2, so they are copied.
     """
-    encoded = request.encoded
+    keys, encoded = request.keys, request.encoded
     if isinstance(encoded, list):
-        return b"".join([part for i in missing for part in _field(b"\x12", encoded[i])])
-    if not missing:
-        return b""
-    width = len(encoded) // len(request.keys)
-    first, end = missing[0], missing[-1] + 1
-    if len(missing) == end - first:
-        return encoded[first * width : end * width]
-    return b"".join([encoded[i * width : i * width + width] for i in missing])
+        return b"".join(
+            [
+                part
+                for key, message in zip(keys, encoded, strict=True)
+                if key not in present
+                for part in _field(b"\x12", message)
+            ]
+        )
+    width = len(encoded) // len(keys)
+    fields = Struct(f"{width}s" * len(keys)).unpack(encoded)
+    return b"".join([field for key, field in zip(keys, fields, strict=True) if key not in present])
 
 
 class BatchUpdate(NamedTuple):

@@ -103,8 +103,11 @@ class BlobStore(Protocol):
 
     # --- blobs
 
+    def present(self, keys: Sequence[bytes], /) -> set[bytes]:
+        """Those of `keys` (`Digest.key`) that name a blob that is here."""
+
     def missing(self, keys: Sequence[bytes], /) -> list[int]:
-        """Positions, ascending, of those `keys` (`Digest.key`) that are absent."""
+        """Positions, ascending, of those `keys` that are absent."""
 
     def contains(self, digest: Digest, /) -> bool: ...
 

@@ -94,9 +94,13 @@ class LocalStore:
 
     # --- blobs -----------------------------------------------------------------------
 
-    def missing(self, keys: Sequence[bytes], /) -> list[int]:
+    def present(self, keys: Sequence[bytes], /) -> set[bytes]:
         found = set(self._index.present(keys))
         self._touch(found)
+        return found
+
+    def missing(self, keys: Sequence[bytes], /) -> list[int]:
+        found = self.present(keys)
         if len(found) == len(keys):
             return []
         return [position for position, key in enumerate(keys) if key not in found]

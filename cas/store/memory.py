@@ -45,6 +45,9 @@ class MemoryStore:
         self._writers: dict[str, MemoryUpload] = {}
         self._closed = False
 
+    def present(self, keys: Sequence[bytes], /) -> set[bytes]:
+        return {key for key in keys if key in self._blobs}
+
     def missing(self, keys: Sequence[bytes], /) -> list[int]:
         return [position for position, key in enumerate(keys) if key not in self._blobs]
 

@@ -110,6 +110,13 @@ class TestBlobs:
         asked = [absent.key, here.key, absent.key, here.key]
         assert store.missing(asked) == [0, 2]
 
+    def test_present_gives_the_keys_that_are_here(self, store):
+        small, large = put(store, SMALL), put(store, LARGE)
+        absent = digests.of(b"absent")
+        asked = [absent.key, small.key, large.key, small.key]
+        assert store.present(asked) == {small.key, large.key}
+        assert store.present([]) == set()
+
     def test_read_small_many_gives_what_is_inline(self, store):
         small, large = put(store, SMALL), put(store, LARGE)
         absent = digests.of(b"absent")
