@@ -93,7 +93,7 @@ class AioEngine:
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._over.wait())
-            self._helpers.shutdown(wait=False, cancel_futures=True)
+            self._helpers.shutdown(wait=True, cancel_futures=True)
             # grpc.aio lets go of the loop with its last object.
             self._server = None
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -174,8 +174,14 @@ class AioRuntime:
         await done
         return pending.result()
 
-    def offload(self, function: Callable[..., T], /, *args: Any) -> Awaitable[T]:
-        return self._loop.run_in_executor(self._helpers, function, *args)
+    async def offload(self, function: Callable[..., T], /, *args: Any) -> T:
+        job = self._helpers.submit(function, *args)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(job))
+        except asyncio.CancelledError:
+            if not job.cancel():
+                await asyncio.wait([asyncio.wrap_future(job)])
+            raise
 
 
 class _Service(grpc.GenericRpcHandler):

@@ -2,7 +2,7 @@
 
 Rule: the only module that may import ``grpc._cython``, which is private to grpcio;
 `unsupported` says whether the installed one has what is needed.  Nothing here blocks but the
-poll itself, and only the poller runs handlers: other threads meet nothing but `_Wait.done`
+poll itself, and only the poller runs handlers: other threads meet nothing but `_Call.wake`
 and the public methods of `CqEngine`.
 
 How a call goes.  An event carries the tag that its batch was started with, and the tag is
@@ -13,8 +13,10 @@ takes two batches: its request, and response, status and the rest in one.
 What the C core gives, and asks for:
 
 - Operations hold C state: each batch gets new ones.  Of each kind, one at a time is under way.
-- A stream of requests ends alike for a half-close, a cancelled call and a passed deadline.
-  Only ReceiveCloseOnServerOperation tells them apart; its batch ends with the call.
+- Whatever of a call is under way when it is cancelled, or its time is up, ends at once; to
+  send anything fails then, but the stream of requests ends as for a half-close.
+- A handler under way elsewhere hears of it by a ReceiveCloseOnServerOperation only, whose
+  batch ends with the call.  Each call needs one: with the status, or when it waits for long.
 - A batch without operations is over at once.  Any thread may start one, on a call that has
   not been let go of, and so wake the poller.
 - The server's shutdown is over when every call has been let go of, so none may be held for
@@ -30,14 +32,13 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private
 
-from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, Pending, default_arguments
+from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, default_arguments
 from cas.rpc.method import (
     FAILED,
     NO_REQUEST,
@@ -47,13 +48,16 @@ from cas.rpc.method import (
     Methods,
     checked_metadata,
 )
+from cas.rpc.waits import CANCELLED, Helpers, Wait, WaitRuntime
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _TICK: Final = 0.2
-"""Seconds that an idle poll lasts; the binding wakes that often anyway, to look for signals."""
+"""Seconds between two looks at what brings no event: whether the engine is asked if it lives,
+and who has waited for so long that a cancellation must reach him.  The binding's poll wakes as
+often by itself, to look for signals."""
 _REQUESTED: Final = 16
 """Calls that the core may hand over before the poller asks for another."""
 _CORKED: Final = 32 * 1024
@@ -62,8 +66,6 @@ responses are one message long, and message and status in one batch cost far les
 
 _STARTED: Final = object()
 """What a handler's await yields when it has started a batch, whose event will resume it."""
-_CANCELLED: Final = object()
-"""What a wait is resumed with when the call was cancelled instead."""
 
 _NEVER: Final = 1e12
 """Seconds since the epoch; the core's infinite future is beyond."""
@@ -137,14 +139,16 @@ class CqEngine:
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(default_arguments(options), False)
         self._server.register_completion_queue(self._queue)
-        self._helpers = ThreadPoolExecutor(options.helper_threads, "rpc-helper")
-        self.runtime = CqRuntime(self._helpers)
+        self._helpers = Helpers(options.helper_threads)
+        self.runtime = WaitRuntime(self._helpers)
         self._methods = Methods()
         self._known: dict[bytes, Method] = {}
         self._limit = options.max_concurrent_calls
         self._active = 0
-        self._ready: deque[_Wait] = deque()
+        self._ready: deque[tuple[_Call, Wait]] = deque()
         self._woken = False
+        self._waiting: list[_Call] = []
+        """Calls that may have begun to wait since the last look."""
         self._questions: deque[threading.Event] = deque()
         self._lock = threading.Lock()
         """Of the stage, and of the server's life."""
@@ -169,6 +173,7 @@ class CqEngine:
                 raise RuntimeError(f"the engine cannot start: it is {self._stage}")
             self._stage = "serving"
             self._server.start()
+        self._helpers.start()
         for _ in range(_REQUESTED):
             self._request_call()
         threading.Thread(target=self._serve, name="rpc-cq", daemon=True).start()
@@ -199,23 +204,29 @@ class CqEngine:
         self._questions.append(answered)
         return answered.wait(timeout)
 
-    def wake(self, wait: _Wait, call: _Call) -> None:
-        """Has the poller resume `call`, which waits for `wait`.  From any thread."""
-        core = call.core
-        # What is waited for may come when the call has been cancelled, or has long ended.
-        if core is not None and call.waiting is wait:
-            self._ready.append(wait)
-            if not self._woken:
-                self._woken = True
-                with self._lock:
-                    if self._stage != "over":
-                        core.start_server_batch((), self._on_wake)
+    # -- For its calls ----------------------------------------------------------------------
 
     def begin_call(self) -> None:
         self._active += 1
 
     def end_call(self) -> None:
         self._active -= 1
+
+    def look_after(self, call: _Call) -> None:
+        """Has `call.watch` called at the next look."""
+        self._waiting.append(call)
+
+    def wake(self, call: _Call, wait: Wait, core: Any) -> None:
+        """Has the poller resume `call`, if it still waits for `wait`.  From any thread."""
+        self._ready.append((call, wait))
+        # One event for all that comes before the poller has it.
+        if not self._woken:
+            self._woken = True
+            with self._lock:
+                if self._stage != "over":
+                    core.start_server_batch((), self._on_wake)
+
+    # -- The poller -------------------------------------------------------------------------
 
     def _bind(self, address: str, *credentials: Any) -> int:
         port: int = self._server.add_http2_port(address.encode(), *credentials)
@@ -232,20 +243,30 @@ class CqEngine:
                 raise
 
     def _serve(self) -> None:
-        poll, now = self._queue.poll, time.time
+        poll, time_now = self._queue.poll, time.time
+        look = 0.0
         while not self._all_gone or self._active:
-            event = poll(now() + _TICK)
+            now = time_now()
+            if now >= look:
+                look = now + _TICK
+                self._look()
+            event = poll(look)
             tag = event.tag
             if tag is not None:
                 try:
                     tag(event)
                 except BaseException:  # one call's bug must not end all others
                     logger.exception("event not handled")
-            while self._questions:
-                self._questions.popleft().set()
             # An event holds its call, which would otherwise outlive the poll to come.
             del event, tag
         self._end()
+
+    def _look(self) -> None:
+        while self._questions:
+            self._questions.popleft().set()
+        calls, self._waiting = self._waiting, []
+        for call in calls:
+            call.watch()
 
     def _on_call(self, event: Any) -> None:
         if not event.success:
@@ -279,9 +300,8 @@ class CqEngine:
         self._woken = False
         ready = self._ready
         for _ in range(len(ready)):
-            wait = ready.popleft()
-            call = wait.call
-            if call is not None and call.waiting is wait:
+            call, wait = ready.popleft()
+            if call.waiting is wait:
                 call.waiting = None
                 call.resume(None)
 
@@ -297,7 +317,7 @@ class CqEngine:
             pass
         for timer in self._timers:
             timer.cancel()
-        self._helpers.shutdown(wait=False, cancel_futures=True)
+        self._helpers.stop()
         self._terminated.set()
 
     def _cancel_calls(self) -> None:
@@ -320,50 +340,6 @@ def _ignore(event: Any) -> None:
     pass
 
 
-class CqRuntime:
-    """A `Runtime`."""
-
-    def __init__(self, helpers: ThreadPoolExecutor) -> None:
-        self._helpers = helpers
-
-    @types.coroutine
-    def wait(self, pending: Pending[T], /) -> Generator[Any, Any, T]:
-        wait = _Wait()
-        pending.add_done_callback(wait.done)
-        if not wait.is_done and (yield wait) is _CANCELLED:
-            raise asyncio.CancelledError
-        return pending.result()
-
-    @types.coroutine
-    def offload(self, function: Callable[..., T], /, *args: Any) -> Generator[Any, Any, T]:
-        future: Future[T] = self._helpers.submit(function, *args)
-        wait = _Wait()
-        future.add_done_callback(wait.done)
-        if not wait.is_done and (yield wait) is _CANCELLED:
-            future.cancel()
-            raise asyncio.CancelledError
-        return future.result()
-
-
-class _Wait:
-    """One await of another thread's result; yielded by the coroutine that waits."""
-
-    __slots__ = ("call", "is_done")
-
-    def __init__(self) -> None:
-        self.is_done = False
-        self.call: _Call | None = None
-        """Who waits, once it is known."""
-
-    def done(self, _: object = None) -> None:
-        # In this order, against `_Call.resume`, which does the reverse: one of the two sees
-        # what the other has done, and both may.
-        self.is_done = True
-        call = self.call
-        if call is not None:
-            call.engine.wake(self, call)
-
-
 class _Call:
     """One call: the `Context` of its handler, of a request stream the iterator, and the
     trampoline that the handler's coroutine runs on."""
@@ -376,6 +352,7 @@ class _Call:
         "_coroutine",
         "_event",
         "_flushing",
+        "_looked_after",
         "_method",
         "_responding",
         "_send",
@@ -391,11 +368,12 @@ class _Call:
         self.engine = engine
         self.core = event.call
         """The core's call; None once it was let go of."""
-        self.waiting: _Wait | None = None
+        self.waiting: Wait | None = None
         self._method = method
         self._event = event
         self._coroutine: Any = None
         self._send: Any = None
+        self._looked_after = False
         self._watching = False
         """Whether the batch was started that tells of a cancellation."""
         self._responding = False
@@ -417,7 +395,6 @@ class _Call:
     def begin(self) -> None:
         self.engine.begin_call()
         if self._method.request_streaming:
-            self._watch()
             self._run(self)
         else:
             operations = (cygrpc.ReceiveMessageOperation(0),)
@@ -459,14 +436,17 @@ class _Call:
                 asked = advance(value)
                 if asked is _STARTED:
                     break
-                if type(asked) is not _Wait:
+                if not isinstance(asked, Wait):
                     advance = self._coroutine.throw
                     value = TypeError(f"a handler cannot await {asked!r}: see cas.rpc.handler")
                     continue
                 self._flush()
                 self.waiting = asked
-                asked.call = self
+                asked.waiter = self
                 if not asked.is_done:
+                    if not self._looked_after:
+                        self._looked_after = True
+                        self.engine.look_after(self)
                     break
                 self.waiting = None
                 advance = self._send
@@ -475,14 +455,20 @@ class _Call:
             self._answer(end.value)
         except BaseException as error:  # noqa: BLE001 - as above; none may end the poller
             self._fail(error)
-        else:
-            if not self._watching:
-                self._watch()
 
-    def _watch(self) -> None:
-        self._watching = True
-        operations = (cygrpc.ReceiveCloseOnServerOperation(0),)
-        self.core.start_server_batch(operations, self._on_close)
+    def wake(self, wait: Wait, /) -> None:
+        core = self.core
+        # What is waited for may come when the call has been cancelled, or has long ended.
+        if core is not None and self.waiting is wait:
+            self.engine.wake(self, wait, core)
+
+    def watch(self) -> None:
+        """Has a cancellation end the wait that the handler is in."""
+        self._looked_after = False
+        if self.waiting is not None and not self._watching and not self._cancelled:
+            self._watching = True
+            operations = (cygrpc.ReceiveCloseOnServerOperation(0),)
+            self.core.start_server_batch(operations, self._on_close)
 
     def _on_close(self, event: Any) -> None:
         if self.core is None or self._cancelled or not event.batch_operations[0].cancelled():
@@ -491,7 +477,7 @@ class _Call:
         # Operations under way fail by themselves; their event resumes the handler.
         if self.waiting is not None:
             self.waiting = None
-            self.resume(_CANCELLED)
+            self.resume(CANCELLED)
 
     def _answer(self, response: Any) -> None:
         if self._status is not None:  # aborted; the handler has caught the exception

@@ -43,10 +43,15 @@ class Runtime(Protocol):
     """How a servicer waits for other threads without blocking its engine."""
 
     def wait(self, pending: Pending[T], /) -> Awaitable[T]:
-        """Resumes the coroutine with the pending's result, or its error."""
+        """Resumes the coroutine with the pending's result, or its error; where the call is
+        cancelled, without it."""
 
     def offload(self, function: Callable[..., T], /, *args: Any) -> Awaitable[T]:
-        """Runs `function(*args)` on one of a few helper threads (disk reads, hashing)."""
+        """Runs `function(*args)` on one of a few helper threads (disk reads, hashing).
+
+        Nothing runs behind the coroutine's back: where the call is cancelled meanwhile, the
+        cancellation is raised when the function has returned, or was not begun.
+        """
 
 
 class Context(Protocol):
@@ -152,7 +157,10 @@ class Engine(Protocol):
         `grace` seconds (None: none may), then what is left is cancelled."""
 
     def wait_for_termination(self, timeout: float | None = None, /) -> bool:
-        """Blocks until the drain is over; False when `timeout` seconds passed before that."""
+        """Blocks until the drain is over; False when `timeout` seconds passed before that.
+
+        After it no handler runs, nor anything that one has offloaded.
+        """
 
     def alive(self, timeout: float, /) -> bool:
         """Whether the engine's own loop answers within `timeout` seconds (liveness must come

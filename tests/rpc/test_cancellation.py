@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -41,7 +42,6 @@ class Stages:
         self.reached: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.ended: queue.SimpleQueue[tuple[str, object, bool]] = queue.SimpleQueue()
         self.callbacks: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.release = threading.Event()
 
     def handlers(self) -> dict[str, Any]:
         return {
@@ -110,7 +110,7 @@ class Stages:
 
     async def offload(self, request: object, context: Any) -> bytes:
         self.reached.put("offload")
-        await self.runtime.offload(self.release.wait, PATIENCE)
+        await self.runtime.offload(eventually, context.cancelled)
         return b""
 
 
@@ -144,7 +144,7 @@ def begin(channel: grpc.Channel, stage: str, **arguments: Any) -> Any:
 
 
 @pytest.fixture
-def stages(serve: Serve) -> Iterator[tuple[Stages, Any]]:
+def stages(serve: Serve) -> tuple[Stages, Any]:
     made: list[Stages] = []
 
     def using(runtime: Runtime) -> dict[str, Any]:
@@ -152,8 +152,7 @@ def stages(serve: Serve) -> Iterator[tuple[Stages, Any]]:
         return made[0].handlers()
 
     server = serve(using=using)
-    yield made[0], server
-    made[0].release.set()
+    return made[0], server
 
 
 def outcome(stages: Stages) -> tuple[str, object, bool, bool]:
@@ -225,7 +224,7 @@ def test_half_close_and_cancellation_are_told_apart(stages: tuple[Stages, Any]) 
 def test_cancelled_streams_that_both_sides_wrote_to(stages: tuple[Stages, Any]) -> None:
     handlers, server = stages
     channel = server.channel()
-    for _ in range(100):
+    for _ in range(10):
         going = begin(channel, "read_after_write")
         assert next(going) == b"x"
         handlers.reached.get(timeout=PATIENCE)
@@ -246,6 +245,68 @@ def test_cancelled_before_the_handler_could_wait(serve: Serve) -> None:
         unary_unary(channel, "quick").future(b"%d" % number).cancel()
     assert unary_unary(channel, "quick")(b"last") == b"last"
     assert ended[-1] == b"last"
+
+
+def test_what_was_offloaded_ends_first(serve: Serve) -> None:
+    """Where a call is cancelled, its cleaning up never meets its own offloaded work."""
+    events: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def using(runtime: Runtime) -> dict[str, Any]:
+        async def handler(request: bytes, context: Any) -> bytes:
+            def work() -> None:
+                events.put("begun")
+                assert eventually(context.cancelled)
+                # Long enough for a handler that did not wait to be quicker.
+                time.sleep(0.05)
+                events.put("ended")
+
+            try:
+                await runtime.offload(work)
+            except BaseException as error:
+                events.put(type(error).__name__)
+                raise
+            return b""
+
+        return {"handler": UNARY_UNARY(handler)}
+
+    channel = serve(using=using).channel()
+    for _ in range(3):
+        going = unary_unary(channel, "handler").future(b"")
+        assert events.get(timeout=PATIENCE) == "begun"
+        going.cancel()
+        assert events.get(timeout=PATIENCE) == "ended"
+        assert events.get(timeout=PATIENCE) == "CancelledError"
+
+
+def test_what_was_not_begun_is_not_done(serve: Serve) -> None:
+    done: list[bytes] = []
+    release = threading.Event()
+    ended: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def using(runtime: Runtime) -> dict[str, Any]:
+        async def handler(request: bytes, context: Any) -> bytes:
+            def work() -> None:
+                done.append(request)
+                release.wait(PATIENCE)
+
+            try:
+                await runtime.offload(work)
+            finally:
+                ended.put(request)
+            return b""
+
+        return {"handler": UNARY_UNARY(handler)}
+
+    channel = serve(using=using, options={"helper_threads": 1}).channel()
+    first = unary_unary(channel, "handler").future(b"first")
+    assert eventually(lambda: done)
+    second = unary_unary(channel, "handler").future(b"second", timeout=0.3)
+    assert code_of(second.result) == grpc.StatusCode.DEADLINE_EXCEEDED
+    # While the only helper is still at work.
+    assert ended.get(timeout=PATIENCE) == b"second"
+    release.set()
+    assert first.result(PATIENCE) == b""
+    assert done == [b"first"]
 
 
 def test_cleaning_up_may_wait(serve: Serve) -> None:
