@@ -71,7 +71,8 @@ class Upload(Protocol):
         flushed included."""
 
     def append(self, data: Buffer, /) -> bool:
-        """Takes the next bytes; they need not outlive the call.  True when `flush` is due.
+        """Takes the next bytes.  True when `flush` is due: call that before the next append,
+        and leave the bytes unchanged until then.
 
         Raises InvalidArgument when there would be more than the digest's size.
         """

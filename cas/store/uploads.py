@@ -31,8 +31,14 @@ from cas.store.interface import Buffer
 from cas.store.layout import Layout
 from cas.store.pending import Pending
 
-FLUSH_BYTES = 512 << 10
-"""Bytes of one upload that may wait in memory: its whole cost there."""
+BUFFER_BYTES = 1 << 20
+"""Bytes of one upload that may wait in memory.  Hashed and written in one go each, on a helper
+thread: done message by message, that would pass the interpreter's lock to and fro for each."""
+SMALL_BUFFER_BYTES = 128 << 10
+LARGE_BUFFERS = 128
+"""Uploads that get `BUFFER_BYTES`; what is open beyond them gets `SMALL_BUFFER_BYTES`, so that
+2,048 uploads hold 368 MiB at most."""
+KEPT_BUFFERS = 32
 COPY_BYTES = 1 << 20
 KEPT_HASHERS = 1024
 """Suspended uploads whose hash state is remembered, so that resuming them here need not
@@ -61,6 +67,8 @@ class Uploads:
         self._open = 0
         self._lock = Lock()
         self._hashers: OrderedDict[str, tuple[_State, Hasher]] = OrderedDict()
+        self._buffers: list[bytearray] = []
+        self._large = 0
 
     def begin(self, name: str, digest: Digest) -> LocalUpload:
         """See `BlobStore.upload`."""
@@ -105,6 +113,26 @@ class Uploads:
     def released(self) -> None:
         with self._lock:
             self._open -= 1
+
+    def take_buffer(self) -> bytearray:
+        """Memory for the bytes of one upload, until `return_buffer`."""
+        with self._lock:
+            if self._buffers:
+                return self._buffers.pop()
+            if self._large == LARGE_BUFFERS:
+                return bytearray(SMALL_BUFFER_BYTES)
+            self._large += 1
+        return bytearray(BUFFER_BYTES)
+
+    def return_buffer(self, buffer: bytearray) -> None:
+        if len(buffer) < BUFFER_BYTES:
+            return
+        with self._lock:
+            if len(self._buffers) < KEPT_BUFFERS:
+                # Kept: fresh memory costs a page fault for every 4 KiB.
+                self._buffers.append(buffer)
+            else:
+                self._large -= 1
 
     def remember(self, path: str, fd: int, hasher: Hasher) -> None:
         """Keeps the hash state of a suspended upload, for as long as its file stays as is."""
@@ -199,7 +227,8 @@ class LocalUpload:
     """See `interface.Upload`.  Holds its staging file from the beginning to the end."""
 
     __slots__ = (
-        "_buffer", "_fd", "_flushed", "_hasher", "_open", "_path", "_uploads", "digest", "offset",
+        "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_open", "_path", "_rest", "_uploads",
+        "_view", "digest", "offset",
     )  # fmt: skip
 
     def __init__(
@@ -210,8 +239,13 @@ class LocalUpload:
         self._path = path
         self._fd = fd
         self._flushed = size
+        """Bytes in the file; the hasher has seen just these."""
         self._hasher = hasher
-        self._buffer: list[Buffer] = []
+        self._buffer = uploads.take_buffer()
+        self._view = memoryview(self._buffer)
+        self._fill = 0
+        self._rest: memoryview | None = None
+        """What of the last message did not fit into the buffer."""
         self._open = True
         self.offset = size
 
@@ -221,14 +255,19 @@ class LocalUpload:
             raise InvalidArgument(
                 f"{offset} bytes were sent for blob {self.digest}, which has {self.digest.size}"
             )
-        self._hasher.update(data)
-        self._buffer.append(data)
         self.offset = offset
-        return offset - self._flushed >= FLUSH_BYTES
+        start = self._fill
+        end = start + len(data)
+        if end <= len(self._buffer):
+            self._view[start:end] = data
+            self._fill = end
+            return end == len(self._buffer)
+        self._rest = memoryview(data)
+        return True
 
     def flush(self) -> None:
-        buffer = self._buffer
-        if not buffer:
+        self._top_up()
+        if not self._fill:
             return
         files = self._uploads.files
         if not files.guard(self._fd, wait=False):
@@ -236,15 +275,30 @@ class LocalUpload:
         try:
             if not files.names(self._path, self._fd):
                 raise UploadSuperseded(f"a later stream took over the upload of {self.digest}")
-            self._flushed = files.write(self._fd, buffer, self._flushed)
-            self._buffer = []
+            while self._fill:
+                part = self._view[: self._fill]
+                # In this order: should the write fail, the hasher still fits `_flushed`.
+                self._flushed = files.write(self._fd, [part], self._flushed)
+                self._hasher.update(part)
+                self._fill = 0
+                self._top_up()
         finally:
             files.unguard(self._fd)
 
+    def _top_up(self) -> None:
+        """Moves what did not fit into the room that there is now."""
+        if self._rest is None:
+            return
+        part = self._rest[: len(self._buffer) - self._fill]
+        self._view[self._fill : self._fill + len(part)] = part
+        self._fill += len(part)
+        self._rest = self._rest[len(part) :] if len(part) < len(self._rest) else None
+
     def finish(self) -> Pending[None]:
         try:
-            digests.check(self.digest, self._hasher, self.offset)
-            return self._commit()
+            if self.digest.size <= self._uploads.inline_threshold:
+                return self._commit_inline()
+            return self._commit_file()
         except BaseException:
             self.discard()
             raise
@@ -273,40 +327,44 @@ class LocalUpload:
         finally:
             files.close(self._fd)
 
-    def _commit(self) -> Pending[None]:
+    def _commit_file(self) -> Pending[None]:
+        self.flush()
+        digests.check(self.digest, self._hasher, self.offset)
         uploads = self._uploads
-        size = self.digest.size
+        generation = secrets.randbits(32)
         pending: Pending[None] = Pending()
-        if size <= uploads.inline_threshold:
-            work = self._inline_work(pending)
-        else:
-            self.flush()
-            generation = secrets.randbits(32)
-            work = Work(
-                pending,
-                blobs=(NewBlob(self.digest.key, None, generation, size),),
-                staged=Staged(
-                    self._fd,
-                    self._path,
-                    uploads.layout.blob(self.digest, generation),
-                    uploads.layout.shard(self.digest),
-                ),
-            )
+        work = Work(
+            pending,
+            blobs=(NewBlob(self.digest.key, None, generation, self.digest.size),),
+            staged=Staged(
+                self._fd,
+                self._path,
+                uploads.layout.blob(self.digest, generation),
+                uploads.layout.shard(self.digest),
+            ),
+        )
         self._let_go()
         uploads.committer.submit(work)
         return pending
 
-    def _inline_work(self, pending: Pending[None]) -> Work:
+    def _commit_inline(self) -> Pending[None]:
         """A small blob that came in several messages: what was flushed is read back."""
         uploads = self._uploads
+        self._top_up()
         staged = bytearray(self._flushed)
         if staged:
             uploads.files.read_into(self._fd, memoryview(staged), 0)
-        data = b"".join((staged, *self._buffer))
+        data = b"".join((staged, self._view[: self._fill]))
         digests.verify(self.digest, data)
+        pending: Pending[None] = Pending()
+        work = Work(pending, blobs=(NewBlob(self.digest.key, data),), remove=self._path)
+        self._let_go()
         uploads.files.close(self._fd)
-        return Work(pending, blobs=(NewBlob(self.digest.key, data),), remove=self._path)
+        uploads.committer.submit(work)
+        return pending
 
     def _let_go(self) -> None:
         self._open = False
+        self._view.release()
+        self._uploads.return_buffer(self._buffer)
         self._uploads.released()
