@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
+from sys import byteorder
 from typing import Any, NamedTuple
 
 import lmdb
@@ -27,10 +28,10 @@ from cas.index.records import (
     PackedAction,
     Record,
     cut_action,
-    lru_key,
     pack_record,
     unpack_record,
 )
+from cas.index.uses import UseTimes
 
 MAP_SIZES = tuple(1 << power for power in (40, 38, 36, 34, 32))
 """Address space to reserve, in bytes, largest first: the first one that the system grants is
@@ -72,8 +73,6 @@ class Changes:
     """The time of this transaction, as records hold it."""
     blobs: list[NewBlob] = field(default_factory=list)
     actions: list[NewAction] = field(default_factory=list)
-    touched: Iterable[bytes] = ()
-    """`meta` keys in use at `minute`; those that are gone meanwhile are passed over."""
     dropped_actions: list[tuple[bytes, bytes]] = field(default_factory=list)
     """(key, packed) of action results found dead: dropped if they are still the same."""
 
@@ -106,7 +105,8 @@ class Index:
         self._env = _open(path, sync)
         self._meta = self._env.open_db(b"meta")
         self._data = self._env.open_db(b"data", integerkey=True)
-        self._lru = self._env.open_db(b"lru")
+        self._order = self._env.open_db(b"order", integerkey=True)
+        self._uses = UseTimes(path / "uses")
 
     # --- reads -----------------------------------------------------------------------
 
@@ -213,13 +213,12 @@ class Index:
             for key, packed in changes.dropped_actions:
                 if self._action(txn, key) == packed:
                     self._remove(txn, key)
-            self._touch(txn, changes.touched, changes.minute)
             self._reach("before-commit")
         self._reach("after-commit")
         return known
 
     def pin(self, blobs: Sequence[NewBlob]) -> None:
-        """Enters blobs that eviction never sees: they have no place in the lru table."""
+        """Enters blobs that eviction never sees: they have no place in the order of writing."""
         with self._write() as txn:
             serial = _next_serial(txn)
             for key, data, generation, stored in blobs:
@@ -228,6 +227,20 @@ class Index:
                     txn.put(_SERIAL_KEY.pack(serial), data or b"", db=self._data)
                     serial += 1
             _set_next_serial(txn, serial)
+
+    def touch(self, keys: Iterable[bytes], minute: int) -> None:
+        """Notes that these entries were used at `minute`; absent ones are passed over.
+
+        No transaction but a read: see `uses`.  For one thread at a time.
+        """
+        with self._read() as txn, txn.cursor(self._meta) as cursor:
+            found = cursor.getmulti(keys)
+        from_bytes = int.from_bytes
+        self._uses.store([from_bytes(raw[_SERIAL], byteorder) for _, raw in found], minute)
+
+    def last_use(self, record: Record) -> int:
+        """The minute of an entry's last use, or of its writing.  For the thread of `touch`."""
+        return max(record.written, self._uses.load(record.serial))
 
     def flush(self) -> None:
         """Writes back what commits left to the system (durability batch and none)."""
@@ -240,18 +253,21 @@ class Index:
             return int(self._env.reader_check())
 
     def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
+        self._uses.close()
         self._env.close()
 
     # --- inside a write transaction ---------------------------------------------------
 
     def _put(self, txn: Any, changes: Changes) -> list[NewBlob]:
         """Enters blobs and actions; the blobs that were there before."""
-        # Serials ascend, so `data` and `lru` grow at their ends: pages fill up one after
+        # Serials ascend, so `data` and `order` grow at their ends: pages fill up one after
         # another and few are touched, where random keys would touch one page each.
         known: list[NewBlob] = []
         data: list[tuple[bytes, bytes]] = []
-        lru: list[tuple[bytes, bytes]] = []
+        order: list[tuple[bytes, bytes]] = []
         minute = changes.minute
         meta = self._meta
         serial = first = _next_serial(txn)
@@ -264,9 +280,10 @@ class Index:
             if not txn.put(key, pack_record(record), overwrite=False, db=meta):
                 known.append(blob)
                 continue
+            place = _SERIAL_KEY.pack(serial)
             if content is not None:
-                data.append((_SERIAL_KEY.pack(serial), content))
-            lru.append((lru_key(minute, serial), key))
+                data.append((place, content))
+            order.append((place, key))
             serial += 1
         # Of several results for one action in this transaction, the last one counts.
         for key, packed in dict(changes.actions).items():
@@ -274,29 +291,17 @@ class Index:
             old = txn.replace(key, pack_record(record), db=meta)
             if old is not None:
                 self._forget(txn, unpack_record(old))
-            data.append((_SERIAL_KEY.pack(serial), packed))
-            lru.append((lru_key(minute, serial), key))
+            place = _SERIAL_KEY.pack(serial)
+            data.append((place, packed))
+            order.append((place, key))
             serial += 1
         if serial != first:
             _set_next_serial(txn, serial)
             with txn.cursor(self._data) as cursor:
                 cursor.putmulti(data, append=True)
-            with txn.cursor(self._lru) as cursor:
-                cursor.putmulti(lru)
+            with txn.cursor(self._order) as cursor:
+                cursor.putmulti(order, append=True)
         return known
-
-    def _touch(self, txn: Any, keys: Iterable[bytes], minute: int) -> None:
-        for key in keys:
-            raw = txn.get(key, db=self._meta)
-            if raw is None:
-                continue
-            record = unpack_record(raw)
-            if record.last_use >= minute:
-                continue
-            # What is not in the lru table is pinned (the empty blob) and stays so.
-            if txn.delete(lru_key(record.last_use, record.serial), db=self._lru):
-                txn.put(lru_key(minute, record.serial), key, db=self._lru)
-                txn.put(key, pack_record(record._replace(last_use=minute)), db=self._meta)
 
     def _remove(self, txn: Any, key: bytes) -> None:
         raw = txn.pop(key, db=self._meta)
@@ -305,9 +310,10 @@ class Index:
 
     def _forget(self, txn: Any, record: Record) -> None:
         """Removes what other tables hold of an entry that is gone from `meta`."""
-        txn.delete(lru_key(record.last_use, record.serial), db=self._lru)
+        place = _SERIAL_KEY.pack(record.serial)
+        txn.delete(place, db=self._order)
         if record.where != FILE:
-            txn.delete(_SERIAL_KEY.pack(record.serial), db=self._data)
+            txn.delete(place, db=self._data)
 
     # --- transactions ----------------------------------------------------------------
 

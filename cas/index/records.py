@@ -3,16 +3,14 @@
 Rule: pure.  Every record opens with its version, so that a later release can read
 what an earlier one wrote; a record that cannot be read raises DataLoss naming it.
 
-Layouts (little-endian; last use is whole minutes since the epoch, 32 bits):
+Layouts (little-endian):
 
 ========  ==================================================================
-record    version u8 · where u8 · last use u32 · serial u64 · generation u32 ·
-          stored size u64
+record    version u8 · where u8 · written u32 (whole minutes since the epoch) ·
+          serial u64 · generation u32 · stored size u64
 action    version u8 · flags u8 · author length u16 · references u32 ·
           written at u64 (ms since the epoch) · author (UTF-8) ·
           referenced keys, each after its length u8 · ActionResult bytes
-lru key   last use u32 **big-endian** · serial u64 big-endian, so that LMDB's
-          order is age
 ========  ==================================================================
 """
 
@@ -36,7 +34,6 @@ ACTION = 2
 _RECORD = struct.Struct("<BBIQIQ")
 _ACTION = struct.Struct("<BBHIQ")
 _EXPANDED = 1
-_LRU = struct.Struct(">IQ")
 
 MINUTE = 60.0
 
@@ -48,8 +45,8 @@ class Record(NamedTuple):
 
     where: int
     """INLINE, FILE or ACTION."""
-    last_use: int
-    """Whole minutes since the epoch."""
+    written: int
+    """Whole minutes since the epoch.  When it was used since is in `uses`."""
     serial: int
     """Its number in the order of writing, never used twice: its key in `data`."""
     generation: int
@@ -145,19 +142,6 @@ def action_key(instance: str, hash_key: bytes) -> bytes:
     blob's key opens with a zero byte; an instance name holds none, so it ends at one.
     """
     return b"\0" + instance.encode() + b"\0" + hash_key
-
-
-def lru_key(last_use: int, serial: int) -> bytes:
-    return _LRU.pack(last_use, serial)
-
-
-def split_lru_key(raw: bytes) -> tuple[int, int]:
-    """The inverse of `lru_key`: (last use, serial)."""
-    try:
-        last_use, serial = _LRU.unpack(raw)
-    except struct.error:
-        raise DataLoss(f"lru key of {len(raw)} bytes, expected {_LRU.size}") from None
-    return last_use, serial
 
 
 def minutes(seconds: float) -> int:

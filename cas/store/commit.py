@@ -3,9 +3,8 @@
 Rule: the only place where anything becomes visible.  One thread per process takes
 everything that waits, and in this order (design: invariants 1 and 2):
 
-1. syncs the staged files,
-2. gives them their blobs' names beside the staging names, and syncs each directory
-   concerned once,
+1. gives the staged files their blobs' names beside the staging names,
+2. syncs the files, and each directory concerned once,
 3. enters all records in one index transaction, which LMDB syncs,
 4. removes the staging names, and copies that turned out to be there already,
 5. tells every waiter.
@@ -13,7 +12,7 @@ everything that waits, and in this order (design: invariants 1 and 2):
 The staging name outlives 3 because a client may have been told its size: a crash
 before 3 leaves the upload complete but unfinished, not gone.
 
-Durability `strict` does all that.  `batch` leaves the syncs of 1, 2 and 3 to a tick
+Durability `strict` does all that.  `batch` leaves the syncs of 2 and 3 to a tick
 at most `BATCH_SECONDS` later; `none` leaves them to the system.
 """
 
@@ -133,8 +132,10 @@ class Committer:
                 touched = self._take_touches()
                 next_touch = now + TOUCH_SECONDS
             works = [work for work in group if work is not None]
-            if works or touched:
-                self._commit(works, touched)
+            if works:
+                self._commit(works)
+            if touched:
+                self._touch(touched)
             if self._unsynced.due(time.monotonic()) or not running:
                 self._sync_batch()
         while not self._queue.empty():
@@ -153,8 +154,8 @@ class Committer:
                 group.append(self._queue.get_nowait())
         return group
 
-    def _commit(self, works: list[Work], touched: Collection[bytes]) -> None:
-        changes = Changes(minutes(self._clock()), touched=touched)
+    def _commit(self, works: list[Work]) -> None:
+        changes = Changes(minutes(self._clock()))
         ready = self._prepare(works)
         for work in ready:
             changes.blobs += work.blobs
@@ -183,22 +184,12 @@ class Committer:
 
     def _prepare(self, works: list[Work]) -> list[Work]:
         """Steps 1 and 2; the works that got through them.  Others have failed alone."""
-        ready: list[Work] = []
-        shards: dict[str, None] = {}
-        for work in works:
-            staged = work.staged
-            if staged is not None:
-                try:
-                    if self._strict:
-                        self._files.sync(staged.fd)
-                    if staged.path is not None:
-                        self._publish(staged.fd, staged.path, staged.blob)
-                except Exception as error:  # noqa: BLE001 - every waiter must hear of it
-                    self._fail(work, error)
-                    continue
-                shards[staged.shard] = None
-            ready.append(work)
+        # Names first, then syncs: the first sync has the file system write down all of it,
+        # and those that follow find little left to do.
+        ready = self._each(works, self._name)
         if self._strict:
+            ready = self._each(ready, self._sync)
+            shards = dict.fromkeys([work.staged.shard for work in ready if work.staged])
             for shard in shards:
                 try:
                     self._files.sync_directory(shard)
@@ -207,6 +198,25 @@ class Committer:
                     ready = [work for work in ready if work not in lost]
                     self._fail_all(lost, error)
         return ready
+
+    def _each(self, works: list[Work], step: Callable[[Staged], None]) -> list[Work]:
+        ready = []
+        for work in works:
+            if work.staged is not None:
+                try:
+                    step(work.staged)
+                except Exception as error:  # noqa: BLE001 - the one waiter must hear of it
+                    self._fail_all([work], error)
+                    continue
+            ready.append(work)
+        return ready
+
+    def _sync(self, staged: Staged) -> None:
+        self._files.sync(staged.fd)
+
+    def _name(self, staged: Staged) -> None:
+        if staged.path is not None:
+            self._publish(staged.fd, staged.path, staged.blob)
 
     def _publish(self, fd: int, staging: str, blob: str) -> None:
         # A later stream may be taking the upload over: then its file, not this one, bears
@@ -247,6 +257,13 @@ class Committer:
         if work.staged is not None:
             self._files.close(work.staged.fd)
         work.pending.fail(error)
+
+    def _touch(self, keys: Collection[bytes]) -> None:
+        try:
+            self._index.touch(keys, minutes(self._clock()))
+        except (CasError, OSError) as error:
+            # Nothing but the order of eviction depends on it.
+            log.warning("last-use times were not written", extra={"error": str(error)})
 
     def _sync_batch(self) -> None:
         """The tick of durability `batch`: files, directories, then the index."""

@@ -81,6 +81,7 @@ class LocalStore:
         self._clock = clock
         self._touched: set[bytes] = set()
         self._inline_threshold = options.inline_threshold
+        self._strict = options.durability == "strict"
         self._committer = Committer(index, files, options.durability, self._take_touches, clock)
         self._uploads = Uploads(
             layout,
@@ -88,7 +89,7 @@ class LocalStore:
             self._committer,
             inline_threshold=options.inline_threshold,
             max_open=options.max_open_uploads,
-            durable_sizes=options.durability == "strict",
+            strict=options.durability == "strict",
         )
         self._pin_empty_blobs()
 
@@ -235,6 +236,8 @@ class LocalStore:
             raise FileExistsError(f"{path} exists")
         try:
             self._files.write(fd, [data], 0)
+            if self._strict:
+                self._files.start_writing_back(fd)
         except BaseException:
             self._files.close(fd)
             self._files.remove(path)

@@ -56,13 +56,13 @@ class Uploads:
         *,
         inline_threshold: int,
         max_open: int,
-        durable_sizes: bool,
+        strict: bool,
     ) -> None:
         self.layout = layout
         self.files = files
         self.committer = committer
         self.inline_threshold = inline_threshold
-        self.durable_sizes = durable_sizes
+        self.strict = strict
         self._max_open = max_open
         self._open = 0
         self._lock = Lock()
@@ -100,7 +100,7 @@ class Uploads:
             return None
         try:
             size = self.files.size(fd)
-            if self.durable_sizes:
+            if self.strict:
                 self.make_durable(fd)
             return size
         finally:
@@ -190,7 +190,7 @@ class Uploads:
                 view = memoryview(bytearray(COPY_BYTES))
                 while count := self.files.read_into(fd, view, offset):
                     offset = self.files.write(copy, [view[:count]], offset)
-                if self.durable_sizes:
+                if self.strict:
                     self.files.sync(copy)
                 self.files.replace(beside, path)
             except BaseException:
@@ -282,6 +282,8 @@ class LocalUpload:
                 self._hasher.update(part)
                 self._fill = 0
                 self._top_up()
+            if self._uploads.strict:
+                files.start_writing_back(self._fd)
         finally:
             files.unguard(self._fd)
 
@@ -308,7 +310,7 @@ class LocalUpload:
             return self._flushed
         try:
             self.flush()
-            if durable and self._uploads.durable_sizes:
+            if durable and self._uploads.strict:
                 self._uploads.make_durable(self._fd)
             self._uploads.remember(self._path, self._fd, self._hasher)
         finally:

@@ -61,19 +61,6 @@ def test_a_record_cut_short_before_its_result_is_data_loss(record, cut):
             records.cut_action(packed[:cut])
 
 
-@given(u32, u64, u32, u64)
-def test_lru_keys_sort_by_age(minute, serial, other_minute, other_serial):
-    first = records.lru_key(minute, serial)
-    second = records.lru_key(other_minute, other_serial)
-    assert records.split_lru_key(first) == (minute, serial)
-    assert (first < second) == ((minute, serial) < (other_minute, other_serial))
-
-
-def test_other_bytes_are_no_lru_key():
-    with pytest.raises(DataLoss):
-        records.split_lru_key(b"short")
-
-
 def test_actions_and_blobs_never_share_a_key():
     assert records.action_key("a/b", digests.of(b"x").key[:33])[0] == 0
     assert all(function.code > 0 for function in digests.FUNCTIONS)

@@ -1,0 +1,65 @@
+"""Last-use times in shared memory."""
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cas.index.uses import STEP, UseTimes
+
+
+@pytest.fixture
+def uses(tmp_path):
+    times = UseTimes(tmp_path / "uses")
+    yield times
+    times.close()
+
+
+def test_what_was_stored_is_loaded(uses):
+    uses.store([0, 7, 3], 1000)
+    uses.store([7], 1001)
+    assert [uses.load(serial) for serial in (0, 1, 3, 7)] == [1000, 0, 1000, 1001]
+    assert uses.load(10 * STEP) == 0
+
+
+def test_the_file_grows_by_steps(uses, tmp_path):
+    uses.store([STEP - 1], 5)
+    assert (tmp_path / "uses").stat().st_size == 4 * STEP
+    uses.store([STEP, 1], 6)
+    assert (tmp_path / "uses").stat().st_size == 8 * STEP
+    assert [uses.load(serial) for serial in (1, STEP - 1, STEP)] == [6, 5, 6]
+
+
+def test_processes_see_each_other(uses, tmp_path):
+    other = UseTimes(tmp_path / "uses")
+    other.store([5], 9)
+    assert uses.load(5) == 9
+    uses.store([5, 2 * STEP], 10)
+    assert other.load(5) == 10
+    assert other.load(2 * STEP) == 10
+    other.close()
+
+
+def test_a_full_disk_is_an_error_and_nothing_worse(uses, monkeypatch):
+    uses.store([1], 5)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        uses.store([2, STEP, 3], 6)
+    assert [uses.load(serial) for serial in (1, 2)] == [5, 6]
+
+
+@given(st.dictionaries(st.integers(0, 5000), st.integers(1, 2**32 - 1)))
+def test_any_times(tmp_path_factory, times):
+    path = tmp_path_factory.mktemp("uses") / "uses"
+    uses = UseTimes(path)
+    for serial, minute in times.items():
+        uses.store([serial], minute)
+    uses.close()
+    uses = UseTimes(path)
+    assert {serial: uses.load(serial) for serial in times} == times
+    uses.close()
