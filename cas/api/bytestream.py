@@ -25,6 +25,7 @@ from cas.store.interface import Blob, BlobStore, Upload
 
 if TYPE_CHECKING:
     from cas.rpc.handler import Context, Runtime
+    from cas.store.pending import Pending
 
 READ_BYTES = 1 << 20
 """Data of one ReadResponse, and what one reading stream holds in memory."""
@@ -115,9 +116,7 @@ class ByteStream:
             pending = self._store.put([(digest, data)])[0]
         else:
             pending = (await self._runtime.offload(self._store.put, [(digest, data)]))[0]
-        await self.expect_end(context)
-        await self._runtime.wait(pending)
-        return wire.write_response(digest.size)
+        return await self.settle(pending, digest.size, context)
 
     async def _already(self, digest: Digest, finished: bool, context: Context) -> bytes:
         """REAPI: a blob that is there ends the call at once, with its full size."""
@@ -126,10 +125,16 @@ class ByteStream:
                 pass
         return wire.write_response(digest.size)
 
-    async def expect_end(self, context: Context) -> None:
-        """Raises unless the client has sent its last message."""
-        if await context.read() is not self._eof:
+    async def settle(self, pending: Pending[None], size: int, context: Context) -> bytes:
+        """The response to a write that has begun to be committed.
+
+        What a client sends after finish_write is an error, and does not undo the write.
+        """
+        ended = await context.read_end()
+        await self._runtime.wait(pending)
+        if not ended:
             raise InvalidArgument("a message came after the one with finish_write; expected none")
+        return wire.write_response(size)
 
     # --- QueryWriteStatus ------------------------------------------------------------
 
@@ -208,14 +213,7 @@ class _WriteStream:
 
     async def _finish(self) -> bytes:
         pending = await self._runtime.offload(self._upload.finish)
-        try:
-            await self._service.expect_end(self._context)
-        except CasError:
-            # What was sent too much is an error, and does not undo the write.
-            await self._runtime.wait(pending)
-            raise
-        await self._runtime.wait(pending)
-        return wire.write_response(self._upload.digest.size)
+        return await self._service.settle(pending, self._upload.digest.size, self._context)
 
     async def _overtaken(self, finished: bool) -> bytes:
         """Another client finished the same blob first."""

@@ -42,6 +42,7 @@ from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, default_argu
 from cas.rpc.method import (
     FAILED,
     NO_REQUEST,
+    TOO_MANY,
     UNREADABLE,
     UNWRITABLE,
     Method,
@@ -277,7 +278,7 @@ class CqEngine:
         if method is None:
             return
         if self._active >= self._limit:
-            reject(event.call, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many concurrent calls")
+            reject(event.call, grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
             return
         _Call(self, method, event).begin()
 
@@ -573,6 +574,16 @@ class _Call:
             logger.debug("request not parsed", exc_info=True, extra=extra)
             self._status = (grpc.StatusCode.INTERNAL, UNREADABLE)
             raise grpc.aio.AbortError from error
+
+    @types.coroutine
+    def read_end(self) -> Generator[Any, Any, bool]:
+        self._flush()
+        if self._cancelled:
+            return True
+        operations = (cygrpc.ReceiveMessageOperation(0),)
+        self.core.start_server_batch(operations, self.resume)
+        event = yield _STARTED
+        return event.batch_operations[0].message() is None
 
     def _tell_half_close_from_cancellation(self) -> Generator[Any, Any, None]:
         """The cancellation may be reported a moment after the end of the stream."""

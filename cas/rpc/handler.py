@@ -65,6 +65,13 @@ class Context(Protocol):
         `EOF` may come first, and the next await of anything that takes time is cancelled.
         """
 
+    def read_end(self) -> Awaitable[bool]:
+        """Whether the client's stream is over; False when there was one message more.
+
+        For a handler that has all it needs: to it a cancellation is as good an end as a
+        half-close, and telling them apart, as `read` must, costs a round through the core.
+        """
+
     def write(self, message: Any, /) -> Awaitable[None]:
         """Sends one message of a server stream; resumes once the transport took it.
 

@@ -21,6 +21,7 @@ from cas.rpc.handler import Handlers, Metadata
 Behaviour = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 
 NO_REQUEST = "expected one request message, got none"
+TOO_MANY = "too many concurrent calls"
 UNREADABLE = "the request message cannot be parsed"
 UNWRITABLE = "the response message cannot be serialized"
 FAILED = "the server failed to answer; its log says why"
