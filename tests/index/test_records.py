@@ -1,5 +1,7 @@
 """Index records: to bytes and back, and what is not one."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,14 +26,14 @@ action_records = st.builds(
 
 
 @given(blob_records)
-def test_a_blob_record_comes_back(record):
+def test_a_blob_record_comes_back(record: Any) -> None:
     packed = records.pack_record(record)
     assert records.unpack_record(packed) == record
     assert len(packed) == 26
 
 
 @given(action_records)
-def test_an_action_record_comes_back(record):
+def test_an_action_record_comes_back(record: Any) -> None:
     packed = records.pack_action(record)
     assert records.unpack_action(packed) == record._replace(author=record.author)
     cut = records.cut_action(packed)
@@ -43,7 +45,7 @@ def test_an_action_record_comes_back(record):
 
 
 @given(st.binary(max_size=80))
-def test_other_bytes_are_data_loss_or_a_record(raw):
+def test_other_bytes_are_data_loss_or_a_record(raw: bytes) -> None:
     for unpack in (records.unpack_record, records.unpack_action):
         try:
             unpack(raw)
@@ -53,7 +55,7 @@ def test_other_bytes_are_data_loss_or_a_record(raw):
 
 
 @given(action_records, st.integers(0, 40))
-def test_a_record_cut_short_before_its_result_is_data_loss(record, cut):
+def test_a_record_cut_short_before_its_result_is_data_loss(record: Any, cut: int) -> None:
     packed = records.pack_action(record)
     head = len(packed) - len(record.result)
     if cut < head:
@@ -61,19 +63,19 @@ def test_a_record_cut_short_before_its_result_is_data_loss(record, cut):
             records.cut_action(packed[:cut])
 
 
-def test_actions_and_blobs_never_share_a_key():
+def test_actions_and_blobs_never_share_a_key() -> None:
     assert records.action_key("a/b", digests.of(b"x").key[:33])[0] == 0
     assert all(function.code > 0 for function in digests.FUNCTIONS)
 
 
 @given(st.integers(0, digests.MAX_SIZE))
-def test_a_key_holds_the_whole_digest(size):
+def test_a_key_holds_the_whole_digest(size: int) -> None:
     digest = digests.make(digests.SHA256, bytes(32), size)
     assert digests.from_key(digest.key) == digest
 
 
 @given(st.binary(max_size=50))
-def test_other_bytes_are_no_digest_key(raw):
+def test_other_bytes_are_no_digest_key(raw: bytes) -> None:
     try:
         digest = digests.from_key(raw)
     except DataLoss:

@@ -9,54 +9,62 @@ from multiprocessing.connection import Listener
 from pathlib import Path
 
 from cas import digest as digests
+from cas.digest import Digest
 from cas.store.local import open_store
+from cas.store.uploads import LocalUpload
 
 
 class Peer:
-    def __init__(self, directory):
+    def __init__(self, directory: str) -> None:
         self.store = open_store(Path(directory))
-        self.upload = None
+        self._upload: LocalUpload | None = None
 
-    def put(self, data):
+    @property
+    def upload(self) -> LocalUpload:
+        assert self._upload is not None
+        return self._upload
+
+    def put(self, data: bytes) -> Digest:
         return self.put_many([data])[0]
 
-    def put_many(self, blobs):
+    def put_many(self, blobs: list[bytes]) -> list[Digest]:
         pairs = [(digests.of(data), data) for data in blobs]
         for pending in self.store.put(pairs):
             pending.wait(30)
         return [digest for digest, _ in pairs]
 
-    def read(self, digest):
+    def read(self, digest: Digest) -> bytes:
         blob = self.store.open(digest)
         view = memoryview(bytearray(blob.size))
         blob.read_into(view, 0)
         blob.close()
         return bytes(view)
 
-    def begin(self, name, digest):
-        self.upload = self.store.upload(name, digest)
+    def begin(self, name: str, digest: Digest) -> int:
+        self._upload = self.store.upload(name, digest)
         return self.upload.offset
 
-    def append(self, data):
-        self.upload.append(data)
+    def append(self, data: bytes) -> None:
+        if self.upload.append(data):
+            self.upload.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         self.upload.flush()
 
-    def suspend(self):
+    def suspend(self) -> int:
         return self.upload.suspend()
 
-    def discard(self):
+    def discard(self) -> None:
         self.upload.discard()
 
-    def finish(self):
+    def finish(self) -> None:
         self.upload.finish().wait(30)
 
-    def committed_size(self, name):
+    def committed_size(self, name: str) -> int | None:
         return self.store.committed_size(name)
 
 
-def main():
+def main() -> None:
     directory, socket = sys.argv[1:]
     peer = Peer(directory)
     with Listener(socket, "AF_UNIX") as listener, listener.accept() as connection:

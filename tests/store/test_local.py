@@ -10,36 +10,53 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Client
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cas import digest as digests
+from cas.digest import Digest
 from cas.errors import DataLoss, NoSpace, NotFound, UploadSuperseded
-from cas.index.records import FILE, INLINE
-from cas.store.interface import NewAction
+from cas.index.lmdb import Index
+from cas.index.records import FILE, INLINE, Record
+from cas.store.interface import Action, BlobStore, Durability, NewAction
 from cas.store.layout import Layout, parse_blob
+from tests.store.conftest import Clock, Opener
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 20)
 
 
-def put(store, data):
+def put(store: BlobStore, data: bytes) -> Digest:
     digest = digests.of(data)
     store.put([(digest, data)])[0].wait(30)
     return digest
 
 
-def blob_files(tmp_path):
+def record_of(index: Index, key: bytes) -> Record:
+    record = index.record(key)
+    assert record is not None
+    return record
+
+
+def found(store: BlobStore, instance: str, digest: Digest) -> Action:
+    action = store.action(instance, digest)
+    assert action is not None
+    return action
+
+
+def blob_files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "store/blobs").rglob("*") if path.is_file()]
 
 
-def staging_files(tmp_path):
+def staging_files(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "store/staging").iterdir())
 
 
-def read(store, digest):
+def read(store: BlobStore, digest: Digest) -> bytes:
     blob = store.open(digest)
     view = memoryview(bytearray(blob.size))
     assert blob.read_into(view, 0) == blob.size
@@ -49,7 +66,7 @@ def read(store, digest):
 
 class TestAcrossRestarts:
     @pytest.mark.parametrize("durability", ["strict", "batch", "none"])
-    def test_everything_is_there_again(self, opener, durability):
+    def test_everything_is_there_again(self, opener: Opener, durability: Durability) -> None:
         store = opener(durability)
         blobs = [put(store, SMALL), put(store, LARGE)]
         action = NewAction(b"result", [b.key for b in blobs], True, "me")
@@ -58,9 +75,9 @@ class TestAcrossRestarts:
         store = opener("strict")
         assert read(store, blobs[0]) == SMALL
         assert read(store, blobs[1]) == LARGE
-        assert store.action("main", blobs[0]).complete
+        assert found(store, "main", blobs[0]).complete
 
-    def test_an_upload_resumes_in_the_next_process(self, opener):
+    def test_an_upload_resumes_in_the_next_process(self, opener: Opener) -> None:
         digest = digests.of(LARGE)
         store = opener()
         upload = store.upload("u", digest)
@@ -76,13 +93,17 @@ class TestAcrossRestarts:
         assert read(store, digest) == LARGE
 
     @pytest.mark.parametrize("durability", ["strict", "batch", "none"])
-    def test_a_killed_process_loses_nothing_acknowledged(self, opener, tmp_path, durability):
+    def test_a_killed_process_loses_nothing_acknowledged(
+        self, opener: Opener, tmp_path: Path, durability: Durability
+    ) -> None:
         child = textwrap.dedent(
             f"""
             import os, sys
             from pathlib import Path
+from typing import Any
             from cas import digest as digests
-            from cas.store.interface import NewAction
+from cas.digest import Digest
+            from cas.store.interface import Action, BlobStore, Durability, NewAction
             from cas.store.local import StoreOptions, open_store
             store = open_store(Path({str(tmp_path / "store")!r}), StoreOptions({durability!r}))
             for number in range(10_000):
@@ -95,6 +116,7 @@ class TestAcrossRestarts:
             """
         )
         process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+        assert process.stdout is not None
         acknowledged = [process.stdout.readline().split() for _ in range(60)]
         process.send_signal(signal.SIGKILL)
         acknowledged += [line.split() for line in process.stdout.read().splitlines()]
@@ -105,7 +127,7 @@ class TestAcrossRestarts:
             data = number.ljust(int(size), b".")
             digest = digests.of(data)
             assert read(store, digest) == data
-            assert store.action("", digest).complete
+            assert found(store, "", digest).complete
 
 
 class Remote:
@@ -119,8 +141,8 @@ class Remote:
             time.sleep(0.02)
         self._connection = Client(str(socket), "AF_UNIX")
 
-    def __getattr__(self, method):
-        def call(*arguments):
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*arguments: object) -> Any:
             self._connection.send((method, arguments))
             result, error = self._connection.recv()
             if error is not None:
@@ -135,20 +157,20 @@ class Remote:
 
 
 @pytest.fixture
-def peer(opener, tmp_path):
+def peer(opener: Opener, tmp_path: Path) -> Iterator[Remote]:
     remote = Remote(tmp_path / "store", tmp_path / "peer")
     yield remote
     remote.close()
 
 
 class TestManyProcesses:
-    def test_a_write_by_one_is_seen_by_the_other(self, opener, peer):
+    def test_a_write_by_one_is_seen_by_the_other(self, opener: Opener, peer: Remote) -> None:
         store = opener()
         for data in (SMALL, LARGE):
             assert peer.read(put(store, data)) == data
             assert read(store, peer.put(data + b"2")) == data + b"2"
 
-    def test_an_upload_moves_from_one_to_the_other(self, opener, peer):
+    def test_an_upload_moves_from_one_to_the_other(self, opener: Opener, peer: Remote) -> None:
         store = opener()
         digest = digests.of(LARGE)
         upload = store.upload("u", digest)
@@ -164,7 +186,7 @@ class TestManyProcesses:
         peer.finish()
         assert read(store, digest) == LARGE
 
-    def test_the_earlier_one_cannot_publish(self, opener, peer):
+    def test_the_earlier_one_cannot_publish(self, opener: Opener, peer: Remote) -> None:
         store = opener()
         digest = digests.of(LARGE)
         peer.begin("u", digest)
@@ -177,7 +199,9 @@ class TestManyProcesses:
         upload.finish().wait(30)
         assert peer.read(digest) == LARGE
 
-    def test_an_upload_outlives_the_process_that_held_it(self, opener, peer):
+    def test_an_upload_outlives_the_process_that_held_it(
+        self, opener: Opener, peer: Remote
+    ) -> None:
         store = opener()
         digest = digests.of(LARGE)
         peer.begin("u", digest)
@@ -193,7 +217,9 @@ class TestManyProcesses:
         upload.finish().wait(30)
         assert read(store, digest) == LARGE
 
-    def test_a_resumed_upload_is_not_mixed_up_with_what_another_wrote(self, opener, peer):
+    def test_a_resumed_upload_is_not_mixed_up_with_what_another_wrote(
+        self, opener: Opener, peer: Remote
+    ) -> None:
         store = opener()
         digest = digests.of(LARGE)
         for at in range(0, 600_000, 200_000):
@@ -208,7 +234,9 @@ class TestManyProcesses:
         upload.finish().wait(30)
         assert peer.read(digest) == LARGE
 
-    def test_two_copies_of_one_blob_leave_one_file(self, opener, peer, tmp_path):
+    def test_two_copies_of_one_blob_leave_one_file(
+        self, opener: Opener, peer: Remote, tmp_path: Path
+    ) -> None:
         store = opener()
         blobs = [os.urandom(50_000) for _ in range(20)]
         thread = threading.Thread(target=peer.put_many, args=(blobs,))
@@ -221,18 +249,20 @@ class TestManyProcesses:
 
 
 class TestOnDisk:
-    def test_where_blobs_lie(self, opener, tmp_path):
+    def test_where_blobs_lie(self, opener: Opener, tmp_path: Path) -> None:
         store = opener(inline_threshold=100)
         small, large = put(store, b"x" * 100), put(store, b"x" * 101)
-        assert store._index.record(small.key).where == INLINE
-        record = store._index.record(large.key)
+        assert record_of(store._index, small.key).where == INLINE
+        record = record_of(store._index, large.key)
         assert record.where == FILE
         [path] = blob_files(tmp_path)
         assert path == Path(Layout(tmp_path / "store").blob(large, record.generation))
         assert path.parent.name == large.hex[:2]
         assert parse_blob(path, 101) == (large, record.generation)
 
-    def test_a_finished_upload_leaves_nothing_in_staging(self, opener, tmp_path):
+    def test_a_finished_upload_leaves_nothing_in_staging(
+        self, opener: Opener, tmp_path: Path
+    ) -> None:
         store = opener()
         for data in (SMALL, LARGE):
             upload = store.upload("u", digests.of(data))
@@ -240,21 +270,21 @@ class TestOnDisk:
             upload.finish().wait(30)
         assert staging_files(tmp_path) == []
 
-    def test_a_file_cut_short_is_data_loss(self, opener, tmp_path):
+    def test_a_file_cut_short_is_data_loss(self, opener: Opener, tmp_path: Path) -> None:
         store = opener()
         digest = put(store, LARGE)
         os.truncate(blob_files(tmp_path)[0], 1000)
         with pytest.raises(DataLoss, match=digest.hex):
             read(store, digest)
 
-    def test_a_vanished_file_is_not_found(self, opener, tmp_path):
+    def test_a_vanished_file_is_not_found(self, opener: Opener, tmp_path: Path) -> None:
         store = opener()
         digest = put(store, LARGE)
         blob_files(tmp_path)[0].unlink()
         with pytest.raises(NotFound):
             store.open(digest)
 
-    def test_replaced_action_results_leave_nothing_behind(self, opener):
+    def test_replaced_action_results_leave_nothing_behind(self, opener: Opener) -> None:
         store = opener()
         digest = digests.of(b"an action")
         for _ in range(3):
@@ -264,7 +294,7 @@ class TestOnDisk:
             ]
             for pending in pendings:
                 pending.wait(30)
-            assert store.action("", digest).result == b"9"
+            assert found(store, "", digest).result == b"9"
         with store._index._env.begin() as txn:
             entries = {
                 name: txn.stat(db)["entries"]
@@ -274,17 +304,17 @@ class TestOnDisk:
         # One more than `order` holds: the empty blob.
         assert entries == {"_meta": 2, "_data": 2, "_order": 1}
 
-    def test_use_is_recorded_by_the_minute(self, opener, clock):
+    def test_use_is_recorded_by_the_minute(self, opener: Opener, clock: Clock) -> None:
         store = opener()
         digest, other = put(store, SMALL), put(store, LARGE)
         index = store._index
-        before = index.last_use(index.record(digest.key))
+        before = index.last_use(record_of(index, digest.key))
         clock.now += 600
         store.contains(digest)
         store.close()
         index = opener()._index
-        assert index.last_use(index.record(digest.key)) == before + 10
-        assert index.last_use(index.record(other.key)) == before
+        assert index.last_use(record_of(index, digest.key)) == before + 10
+        assert index.last_use(record_of(index, other.key)) == before
 
 
 class Seam:
@@ -311,7 +341,9 @@ def seam() -> Seam:
 
 
 class TestOrder:
-    def test_strict_syncs_file_and_directory_before_the_index(self, opener, seam):
+    def test_strict_syncs_file_and_directory_before_the_index(
+        self, opener: Opener, seam: Seam
+    ) -> None:
         store = opener("strict", files_seam=seam.file, index_seam=seam.index)
         upload = store.upload("u", digests.of(LARGE))
         upload.append(LARGE)
@@ -322,14 +354,16 @@ class TestOrder:
         assert seam.seen.index("remove") > seam.seen.index("after-commit")
 
     @pytest.mark.parametrize(("durability", "synced"), [("batch", True), ("none", False)])
-    def test_relaxed_modes_sync_later_or_not(self, opener, seam, durability, synced):
+    def test_relaxed_modes_sync_later_or_not(
+        self, opener: Opener, seam: Seam, durability: Durability, synced: bool
+    ) -> None:
         store = opener(durability, files_seam=seam.file, index_seam=seam.index)
         put(store, LARGE)
         assert "sync" not in seam.seen[: seam.seen.index("after-commit")]
         store.close()
         assert ("sync" in seam.seen) == synced
 
-    def test_a_size_that_is_told_was_synced(self, opener, seam):
+    def test_a_size_that_is_told_was_synced(self, opener: Opener, seam: Seam) -> None:
         store = opener("strict", files_seam=seam.file)
         upload = store.upload("u", digests.of(LARGE))
         upload.append(LARGE[:10])
@@ -338,7 +372,7 @@ class TestOrder:
         assert store.committed_size("u") == 10
         assert seam.seen == ["open", "sync", "sync-directory"]
 
-    def test_one_commit_for_many_writes(self, opener, seam):
+    def test_one_commit_for_many_writes(self, opener: Opener, seam: Seam) -> None:
         store = opener("strict", index_seam=seam.index)
         blobs = [(digests.of(data), data) for data in (b"%d" % n for n in range(500))]
         for pending in store.put(blobs):
@@ -348,7 +382,9 @@ class TestOrder:
 
 class TestFaults:
     @pytest.mark.parametrize("operation", ["create", "write"])
-    def test_a_full_disk_fails_that_write_alone(self, opener, seam, operation, tmp_path):
+    def test_a_full_disk_fails_that_write_alone(
+        self, opener: Opener, seam: Seam, operation: str, tmp_path: Path
+    ) -> None:
         store = opener("strict", files_seam=seam.file)
         seam.fail[operation] = OSError(errno.ENOSPC, "No space left on device")
         digest = digests.of(LARGE)
@@ -362,7 +398,9 @@ class TestFaults:
         put(store, LARGE)
 
     @pytest.mark.parametrize("operation", ["sync", "publish", "sync-directory", "before-commit"])
-    def test_a_failed_commit_is_not_acknowledged(self, opener, seam, operation, tmp_path):
+    def test_a_failed_commit_is_not_acknowledged(
+        self, opener: Opener, seam: Seam, operation: str, tmp_path: Path
+    ) -> None:
         store = opener("strict", files_seam=seam.file, index_seam=seam.index)
         digest = digests.of(LARGE)
         upload = store.upload("u", digest)
