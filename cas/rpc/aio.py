@@ -12,22 +12,14 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 import grpc
 import grpc.aio
 
+from cas.rpc.call import Call
 from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, Pending, default_arguments
-from cas.rpc.method import (
-    FAILED,
-    NO_REQUEST,
-    TOO_MANY,
-    UNREADABLE,
-    UNWRITABLE,
-    Method,
-    Methods,
-    checked_metadata,
-)
+from cas.rpc.method import TOO_MANY, Method, Methods
 
 logger = logging.getLogger(__name__)
 
@@ -231,81 +223,53 @@ class _Service(grpc.GenericRpcHandler):
         return handler
 
 
-class _Call:
-    """A `Context`, and of a request stream the iterator, over grpc.aio's ServicerContext."""
+class _Call(Call):
+    """A `Context` over grpc.aio's ServicerContext."""
 
     def __init__(self, method: Method, context: Any) -> None:
-        self._method = method
+        super().__init__(method)
         self._context = context
         self._task = asyncio.current_task()
         self._responding = False
         self._lost = False
-        self._status: tuple[grpc.StatusCode, str] | None = None
-        """What the handler aborted with."""
 
     async def run(self) -> Any:
         """Runs the handler; the response as bytes, or None where responses are streamed.
 
         Answers after the handler has cleaned up, also where it aborts.
         """
-        method = self._method
+        method = self.method
+        response = None
         try:
-            request = self if method.request_streaming else await self._only_request()
-            response = await method.run(request, self)
-            if self._status is None and not method.response_streaming:
-                return await self._serialized(response)
-        except grpc.aio.AbortError:
-            pass
-        except Exception:
-            logger.exception("handler failed", extra={"method": method.name})
-            if self._status is None:
-                self._status = (grpc.StatusCode.UNKNOWN, FAILED)
-        if self._status is not None:
-            await self._operation(self._context.abort(*self._status))
-        return None
+            request = self if method.request_streaming else await self.read()
+            if request is EOF:
+                self.without_request()
+            else:
+                response = await method.run(request, self)
+            if self.status is None and not method.response_streaming:
+                response = self.serialized(response)
+        except Exception as error:  # noqa: BLE001 - the client is told, and the log
+            self.failed(error)
+        if self.trailing is not None:
+            self._context.set_trailing_metadata(self.trailing)
+        if self.status is not None:
+            await self._operation(self._context.abort(*self.status))
+        return response
 
     async def read(self) -> Any:
         message = await self._operation(self._context.read())
         if message is EOF:
             await self._tell_half_close_from_cancellation()
             return EOF
-        return await self._parsed(message)
+        return self.parsed(message)
 
     async def read_end(self) -> bool:
         return await self._operation(self._context.read()) is EOF
 
-    async def _only_request(self) -> Any:
-        message = await self.read()
-        if message is EOF:
-            await self.abort(grpc.StatusCode.UNIMPLEMENTED, NO_REQUEST)
-        return message
-
-    def __aiter__(self) -> _Call:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await self.read()
-        if message is EOF:
-            raise StopAsyncIteration
-        return message
-
     async def write(self, message: Any, /) -> None:
-        data = await self._serialized(message)
+        data = self.serialized(message)
         self._responding = True
         await self._operation(self._context.write(data))
-
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
-    ) -> NoReturn:
-        if code is grpc.StatusCode.OK:
-            raise ValueError("abort expects a code other than OK")
-        if trailing_metadata:
-            self.set_trailing_metadata(trailing_metadata)
-        self._status = (code, details.encode(errors="replace").decode())
-        raise grpc.aio.AbortError(details)
-
-    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
-        self._context.set_trailing_metadata(checked_metadata(trailing_metadata))
 
     def invocation_metadata(self) -> Metadata | None:
         metadata: Metadata | None = self._context.invocation_metadata()
@@ -329,14 +293,14 @@ class _Call:
 
     def done(self) -> bool:
         done: bool = self._context.done()
-        return done or self._status is not None
+        return done or self.status is not None
 
     def add_done_callback(self, callback: Callable[[Any], None], /) -> None:
         def call(_: Any) -> None:
             try:
                 callback(self)
             except Exception:
-                logger.exception("done callback failed", extra={"method": self._method.name})
+                logger.exception("done callback failed", extra={"method": self.method.name})
 
         self._context.add_done_callback(call)
 
@@ -357,25 +321,3 @@ class _Call:
         if not self._responding:
             self._responding = True
             await self._operation(self._context.send_initial_metadata(()))
-
-    async def _parsed(self, message: bytes) -> Any:
-        parse = self._method.parse
-        if parse is None:
-            return message
-        try:
-            return parse(message)
-        except Exception:
-            logger.debug("request not parsed", exc_info=True, extra={"method": self._method.name})
-        return await self.abort(grpc.StatusCode.INTERNAL, UNREADABLE)
-
-    async def _serialized(self, message: Any) -> bytes:
-        serialize = self._method.serialize
-        try:
-            if serialize is not None:
-                message = serialize(message)
-            if isinstance(message, bytes):
-                return message
-            raise TypeError(f"expected bytes to send, got {type(message).__name__}")
-        except Exception:
-            logger.exception("response not serialized", extra={"method": self._method.name})
-        return await self.abort(grpc.StatusCode.INTERNAL, UNWRITABLE)

@@ -32,23 +32,16 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Final, Literal, NoReturn, TypeVar
+from operator import attrgetter
+from typing import Any, Final, Literal, TypeVar
 
 import grpc
 import grpc.aio
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private
 
+from cas.rpc.call import Call
 from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, default_arguments
-from cas.rpc.method import (
-    FAILED,
-    NO_REQUEST,
-    TOO_MANY,
-    UNREADABLE,
-    UNWRITABLE,
-    Method,
-    Methods,
-    checked_metadata,
-)
+from cas.rpc.method import FAILED, TOO_MANY, Method, Methods
 from cas.rpc.waits import CANCELLED, Helpers, Wait, WaitRuntime
 
 logger = logging.getLogger(__name__)
@@ -71,8 +64,6 @@ _STARTED: Final = object()
 _NEVER: Final = 1e12
 """Seconds since the epoch; the core's infinite future is beyond."""
 
-_OK: Final = grpc.StatusCode.OK
-
 
 def make_engine(options: EngineOptions) -> CqEngine:
     """Raises RuntimeError where `unsupported`."""
@@ -84,10 +75,11 @@ def make_engine(options: EngineOptions) -> CqEngine:
 
 def unsupported() -> str | None:
     """Why the installed grpcio cannot run this engine; None when it can."""
-    for holder, names in _NEEDED.items():
-        for name in names:
-            if not hasattr(getattr(cygrpc, holder, None) if holder else cygrpc, name):
-                return f"grpc._cython.cygrpc has no {f'{holder}.' if holder else ''}{name}"
+    for name in _NEEDED.split():
+        try:
+            attrgetter(name)(cygrpc)
+        except AttributeError:
+            return f"grpc._cython.cygrpc has no {name}"
     try:
         queue = cygrpc.CompletionQueue()
         server = cygrpc.Server((), False)
@@ -106,29 +98,14 @@ def unsupported() -> str | None:
     return None
 
 
-_NEEDED: Final = {
-    "": (
-        "CompletionType",
-        "ReceiveCloseOnServerOperation",
-        "ReceiveMessageOperation",
-        "SendInitialMetadataOperation",
-        "SendMessageOperation",
-        "SendStatusFromServerOperation",
-        "auth_context",
-    ),
-    "Server": (
-        "add_http2_port",
-        "cancel_all_calls",
-        "destroy",
-        "register_completion_queue",
-        "request_call",
-        "shutdown",
-        "start",
-    ),
-    "CompletionQueue": ("poll", "shutdown"),
-    "Call": ("peer", "start_server_batch"),
-    "CallDetails": ("deadline", "method"),
-}
+_NEEDED: Final = """
+    CompletionType ReceiveCloseOnServerOperation ReceiveMessageOperation auth_context
+    SendInitialMetadataOperation SendMessageOperation SendStatusFromServerOperation
+    Server.add_http2_port Server.cancel_all_calls Server.destroy Server.request_call
+    Server.register_completion_queue Server.shutdown Server.start
+    CompletionQueue.poll CompletionQueue.shutdown
+    Call.peer Call.start_server_batch CallDetails.deadline CallDetails.method
+"""
 
 
 class CqEngine:
@@ -341,9 +318,8 @@ def _ignore(event: Any) -> None:
     pass
 
 
-class _Call:
-    """One call: the `Context` of its handler, of a request stream the iterator, and the
-    trampoline that the handler's coroutine runs on."""
+class _Call(Call):
+    """One call: the `Context` of its handler, and the trampoline that its coroutine runs on."""
 
     __slots__ = (
         "_after_flush",
@@ -354,11 +330,8 @@ class _Call:
         "_event",
         "_flushing",
         "_looked_after",
-        "_method",
         "_responding",
         "_send",
-        "_status",
-        "_trailing",
         "_watching",
         "core",
         "engine",
@@ -366,11 +339,11 @@ class _Call:
     )
 
     def __init__(self, engine: CqEngine, method: Method, event: Any) -> None:
+        super().__init__(method)
         self.engine = engine
         self.core = event.call
         """The core's call; None once it was let go of."""
         self.waiting: Wait | None = None
-        self._method = method
         self._event = event
         self._coroutine: Any = None
         self._send: Any = None
@@ -386,17 +359,14 @@ class _Call:
         self._after_flush: Callable[[Any], None] | None = None
         """… and who has come to wait since."""
         self._cancelled = False
-        self._status: tuple[grpc.StatusCode, str] | None = None
-        """What the handler aborted with."""
-        self._trailing: Metadata | None = None
         self._callbacks: list[Callable[[Any], None]] | None = None
 
     # -- The trampoline ------------------------------------------------------------------
 
     def begin(self) -> None:
         self.engine.begin_call()
-        if self._method.request_streaming:
-            self._run(self)
+        if self.method.request_streaming:
+            self._run(None)
         else:
             operations = (cygrpc.ReceiveMessageOperation(0),)
             self.core.start_server_batch(operations, self._on_request)
@@ -405,27 +375,21 @@ class _Call:
         message = event.batch_operations[0].message()
         if message is None:
             # Cancelled, or half-closed too early; only in the latter case does anyone hear it.
-            self._finish(grpc.StatusCode.UNIMPLEMENTED, NO_REQUEST, None)
-            return
-        parse = self._method.parse
-        if parse is not None:
-            try:
-                message = parse(message)
-            except Exception:
-                extra = {"method": self._method.name}
-                logger.debug("request not parsed", exc_info=True, extra=extra)
-                self._finish(grpc.StatusCode.INTERNAL, UNREADABLE, None)
-                return
-        self._run(message)
+            self.without_request()
+            self._finish(None)
+        else:
+            self._run(message)
 
-    def _run(self, request: Any) -> None:
+    def _run(self, message: bytes | None) -> None:
+        """Begins the handler with its one request, or None where it reads them itself."""
         try:
-            self._coroutine = coroutine = self._method.run(request, self)
+            request = self if message is None else self.parsed(message)
+            self._coroutine = coroutine = self.method.run(request, self)
             self._send = coroutine.send
         except Exception as error:  # noqa: BLE001 - the client is told, and the log
             self._fail(error)
-            return
-        self.resume(None)
+        else:
+            self.resume(None)
 
     def resume(self, value: Any) -> None:
         """Runs the handler until it waits, or ends."""
@@ -481,41 +445,32 @@ class _Call:
             self.resume(CANCELLED)
 
     def _answer(self, response: Any) -> None:
-        if self._status is not None:  # aborted; the handler has caught the exception
-            self._finish(*self._status, None)
-        elif self._method.response_streaming:
-            self._finish(_OK, "", None)
-        else:
+        message = None
+        if self.status is None and not self.method.response_streaming:
             try:
-                message = self._serialized(response)
-            except Exception:
-                logger.exception("response not serialized", extra={"method": self._method.name})
-                self._finish(grpc.StatusCode.INTERNAL, UNWRITABLE, None)
-            else:
-                self._finish(_OK, "", message)
+                message = self.serialized(response)
+            except grpc.aio.AbortError as error:
+                self.failed(error)
+        self._finish(message)
 
     def _fail(self, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) and self._cancelled:
-            self._finish(grpc.StatusCode.CANCELLED, "", None)
-            return
-        if self._status is None:
-            self._status = (grpc.StatusCode.UNKNOWN, FAILED)
-        if not isinstance(error, grpc.aio.AbortError):
-            logger.error("handler failed", exc_info=error, extra={"method": self._method.name})
-        self._finish(*self._status, None)
+        if not (self._cancelled and isinstance(error, asyncio.CancelledError)):
+            self.failed(error)
+        self._finish(None)
 
-    def _finish(self, code: grpc.StatusCode, details: str, message: bytes | None) -> None:
-        """Sends the status and whatever is still to be sent before it."""
+    def _finish(self, message: bytes | None) -> None:
+        """Sends the status, OK where there is none, and what is still to be sent before it."""
         self._coroutine = None
         if self._cancelled:
             self._let_go()
             return
         if self._flushing:
-            self._after_flush = lambda _: self._finish(code, details, message)
+            self._after_flush = lambda _: self._finish(message)
             return
-        text = details.encode(errors="replace")
-        status = cygrpc.SendStatusFromServerOperation(self._trailing, code.value[0], text, 0)
-        operations = [status]
+        code, details = (
+            (0, "") if self.status is None else (self.status[0].value[0], self.status[1])
+        )
+        operations = [cygrpc.SendStatusFromServerOperation(self.trailing, code, details, 0)]
         if not self._responding:
             operations.append(cygrpc.SendInitialMetadataOperation(None, 0))
         if message is None:
@@ -544,7 +499,7 @@ class _Call:
             try:
                 callback(self)
             except Exception:
-                logger.exception("done callback failed", extra={"method": self._method.name})
+                logger.exception("done callback failed", extra={"method": self.method.name})
         self.core = self._event = self._send = None
 
     # -- What the handler awaits ---------------------------------------------------------
@@ -562,18 +517,7 @@ class _Call:
             yield from self._tell_half_close_from_cancellation()
         if self._cancelled:
             raise asyncio.CancelledError
-        if message is None:
-            return EOF
-        parse = self._method.parse
-        if parse is None:
-            return message
-        try:
-            return parse(message)
-        except Exception as error:
-            extra = {"method": self._method.name}
-            logger.debug("request not parsed", exc_info=True, extra=extra)
-            self._status = (grpc.StatusCode.INTERNAL, UNREADABLE)
-            raise grpc.aio.AbortError from error
+        return EOF if message is None else self.parsed(message)
 
     @types.coroutine
     def read_end(self) -> Generator[Any, Any, bool]:
@@ -597,25 +541,11 @@ class _Call:
         if not event.success:
             self._cancelled = True
 
-    def __aiter__(self) -> _Call:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await self.read()
-        if message is EOF:
-            raise StopAsyncIteration
-        return message
-
     @types.coroutine
     def write(self, message: Any, /) -> Generator[Any, Any, None]:
         if self._cancelled:
             raise asyncio.CancelledError
-        try:
-            data = self._serialized(message)
-        except Exception as error:
-            logger.exception("response not serialized", extra={"method": self._method.name})
-            self._status = (grpc.StatusCode.INTERNAL, UNWRITABLE)
-            raise grpc.aio.AbortError from error
+        data = self.serialized(message)
         if not self._responding and self._corked is None and len(data) <= _CORKED:
             self._corked = data
             return
@@ -653,28 +583,7 @@ class _Call:
         if proceed is not None:
             proceed(event)
 
-    def _serialized(self, message: Any) -> bytes:
-        serialize = self._method.serialize
-        if serialize is not None:
-            message = serialize(message)
-        if type(message) is not bytes:
-            raise TypeError(f"expected bytes to send, got {type(message).__name__}")
-        return message
-
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
-    ) -> NoReturn:
-        if code is _OK:
-            raise ValueError("abort expects a code other than OK")
-        if trailing_metadata:
-            self._trailing = checked_metadata(trailing_metadata)
-        self._status = (code, details)
-        raise grpc.aio.AbortError(details)
-
     # -- What the handler asks ------------------------------------------------------------
-
-    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
-        self._trailing = checked_metadata(trailing_metadata)
 
     def invocation_metadata(self) -> Metadata | None:
         if self._event is None:
@@ -700,7 +609,7 @@ class _Call:
         return self._cancelled
 
     def done(self) -> bool:
-        return self._status is not None or self._coroutine is None
+        return self.status is not None or self._coroutine is None
 
     def add_done_callback(self, callback: Callable[[Any], None], /) -> None:
         if self._callbacks is None:

@@ -1,0 +1,104 @@
+"""What of a call is the same on every engine: how it ends, and what its messages are.
+
+Rule: no engine's machinery and nothing that waits; an engine's own call adds both.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Any, NoReturn, Self
+
+import grpc
+import grpc.aio
+
+from cas.rpc.handler import EOF, Metadata
+from cas.rpc.method import (
+    FAILED,
+    NO_REQUEST,
+    UNREADABLE,
+    UNWRITABLE,
+    Method,
+    checked_metadata,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Call:
+    """A part of a `cas.rpc.handler.Context`, and the iterator over its requests."""
+
+    __slots__ = ("method", "status", "trailing")
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.status: tuple[grpc.StatusCode, str] | None = None
+        """What the call ends with, where that is settled before its handler has returned."""
+        self.trailing: Metadata | None = None
+
+    def read(self) -> Awaitable[Any]:
+        raise NotImplementedError
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
+    ) -> NoReturn:
+        if code is grpc.StatusCode.OK:
+            raise ValueError("abort expects a code other than OK")
+        if trailing_metadata:
+            self.trailing = checked_metadata(trailing_metadata)
+        # Lone surrogates, as in the name of a file, cannot be sent.
+        self.status = (code, details.encode(errors="replace").decode())
+        raise grpc.aio.AbortError(details)
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata, /) -> None:
+        self.trailing = checked_metadata(trailing_metadata)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self.read()
+        if message is EOF:
+            raise StopAsyncIteration
+        return message
+
+    # -- For the engine -------------------------------------------------------------------
+
+    def parsed(self, message: bytes) -> Any:
+        """The request message for the handler; aborts where there is none."""
+        parse = self.method.parse
+        if parse is None:
+            return message
+        try:
+            return parse(message)
+        except Exception as error:
+            extra = {"method": self.method.name}
+            logger.debug("request not parsed", exc_info=True, extra=extra)
+            self.status = (grpc.StatusCode.INTERNAL, UNREADABLE)
+            raise grpc.aio.AbortError(UNREADABLE) from error
+
+    def serialized(self, message: Any) -> bytes:
+        """The handler's response message for the wire; aborts where there is none."""
+        serialize = self.method.serialize
+        try:
+            if serialize is not None:
+                message = serialize(message)
+            if type(message) is bytes:
+                return message
+            raise TypeError(f"expected bytes to send, got {type(message).__name__}")
+        except Exception as error:
+            logger.exception("response not serialized", extra={"method": self.method.name})
+            self.status = (grpc.StatusCode.INTERNAL, UNWRITABLE)
+            raise grpc.aio.AbortError(UNWRITABLE) from error
+
+    def without_request(self) -> None:
+        """Settles how a call ends that had to bring one request and did not."""
+        self.status = (grpc.StatusCode.UNIMPLEMENTED, NO_REQUEST)
+
+    def failed(self, error: BaseException) -> tuple[grpc.StatusCode, str]:
+        """How the call ends whose handler has let `error` out."""
+        if not isinstance(error, grpc.aio.AbortError) or self.status is None:
+            logger.error("handler failed", exc_info=error, extra={"method": self.method.name})
+        if self.status is None:
+            self.status = (grpc.StatusCode.UNKNOWN, FAILED)
+        return self.status
