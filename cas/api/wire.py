@@ -412,16 +412,6 @@ def function_of(number: int) -> Function | None:
     return function
 
 
-def encode_digest(hash_hex: str, size: int) -> bytes:
-    """A Digest message."""
-    parts: tuple[bytes, ...] = ()
-    if hash_hex:
-        parts += _field(b"\x0a", hash_hex.encode())
-    if size:
-        parts += (b"\x10", _varint(size))
-    return b"".join(parts)
-
-
 def _keys_singly(digests: Iterable[remote_execution_pb2.Digest], number: int) -> list[bytes]:
     function = function_of(number)
     keys = []

@@ -1,5 +1,5 @@
-"""The index: what the store knows of every blob, action result and upload.
+"""The index: what the store knows of every blob and action result.
 
-Rule: records and transactions only.  Nothing here opens a blob's file, knows a
+Rule: records, transactions and last-use times only.  Nothing here opens a blob's file, knows a
 protocol, or decides what to keep.
 """

@@ -40,9 +40,6 @@ used.  It is a limit on the file's growth, not memory taken."""
 MAX_READERS = 1024
 SPARE_TRANSACTIONS = 8
 
-PHASES = ("before-put", "before-commit", "after-commit")
-"""Where `Index.apply` calls its seam; tests stop a process there."""
-
 
 class NewBlob(NamedTuple):
     """A blob to enter."""
@@ -98,7 +95,9 @@ class Index:
     ) -> None:
         """Opens or makes the index in `path`, an existing directory.
 
-        `sync` False leaves the write-back to `flush` (durability batch and none).
+        `sync` False leaves the write-back to `flush` (durability batch and none).  `seam` is
+        called with "before-put", "before-commit" and "after-commit" by each `apply`; tests
+        stop a process there.
         """
         self._seam = seam
         self._closed = False

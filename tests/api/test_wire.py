@@ -531,13 +531,6 @@ def test_a_message_that_is_no_unicode_is_still_sent() -> None:
     assert response.status.message == "name ?"
 
 
-@bounded
-@given(hashes | bad_hashes, int64s)
-def test_encode_digest(hash_hex: str, size: int) -> None:
-    expected = pb.Digest(hash=hash_hex, size_bytes=size).SerializeToString()
-    assert wire.encode_digest(hash_hex, size) == expected
-
-
 # ---- Action cache
 
 
