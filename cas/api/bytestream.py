@@ -103,8 +103,23 @@ class ByteStream:
         upload_name = names.format(resource)
         if finish and offset == 0 and not self._store.upload_exists(upload_name):
             return await self._write_whole(digest, data, context)
-        upload = await self._runtime.offload(self._store.upload, upload_name, digest)
-        return await _WriteStream(self, upload, name, context).run(offset, finish, data)
+        upload = await self._begin(upload_name, digest, offset, data)
+        return await _WriteStream(self, upload, name, context).run(finish)
+
+    async def _begin(self, name: str, digest: Digest, offset: int, data: memoryview) -> Upload:
+        begun: list[Upload] = []
+
+        def begin() -> None:
+            begun.append(self._store.upload(name, digest, offset, data))
+
+        try:
+            await self._runtime.offload(begin)
+        except BaseException:
+            # Cancelled while it began: nobody else would let go of it.
+            for upload in begun:
+                _let_go(upload)
+            raise
+        return begun[0]
 
     async def _write_whole(self, digest: Digest, data: memoryview, context: Context) -> bytes:
         """The whole blob came in one message."""
@@ -169,25 +184,21 @@ class _WriteStream:
         self._name = name
         self._context = context
 
-    async def run(self, offset: int, finish: bool, data: memoryview) -> bytes:
-        """From the first message, already read, to the response."""
+    async def run(self, finish: bool) -> bytes:
+        """From the second message, unless the first was the last, to the response."""
         upload = self._upload
         try:
-            if offset != upload.offset:
-                raise InvalidArgument(
-                    f"write_offset is {offset}, expected the committed size {upload.offset}"
-                )
-            while True:
-                if upload.append(data) or finish:
-                    if self._store.contains(upload.digest):
-                        return await self._overtaken(finish)
-                    if finish:
-                        return await self._finish()
-                    await self._runtime.offload(upload.flush)
+            while not finish:
                 raw = await self._context.read()
                 if raw is self._service._eof:
                     return await self._pause()
                 finish, data = self._next(raw)
+                if upload.append(data) or finish:
+                    if self._store.contains(upload.digest):
+                        return await self._overtaken(finish)
+                    if not finish:
+                        await self._runtime.offload(upload.flush)
+            return await self._finish()
         except CasError:
             # The client may correct itself and go on from what was right.
             await self._runtime.offload(_let_go, upload)

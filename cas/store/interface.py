@@ -137,11 +137,13 @@ class BlobStore(Protocol):
 
     # --- uploads
 
-    def upload(self, name: str, digest: Digest, /) -> Upload:
-        """*Blocking.*  Begins or resumes the upload `name`, and takes it over from any
-        stream that still holds it.  Its `offset` is the committed size.
+    def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> Upload:
+        """*Blocking.*  Begins or resumes the upload `name` with `data` at `offset`, and takes
+        it over from any stream that still holds it.
 
-        Raises LimitExceeded when too many uploads are open.
+        Raises InvalidArgument, and leaves the upload to who has it, when `offset` is not the
+        committed size or when there would be more than the digest's size; LimitExceeded when
+        too many uploads are open.
         """
 
     def upload_exists(self, name: str, /) -> bool:

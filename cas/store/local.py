@@ -172,8 +172,8 @@ class LocalStore:
 
     # --- uploads ---------------------------------------------------------------------
 
-    def upload(self, name: str, digest: Digest, /) -> LocalUpload:
-        return self._uploads.begin(name, digest)
+    def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> LocalUpload:
+        return self._uploads.begin(name, digest, offset, data)
 
     def upload_exists(self, name: str, /) -> bool:
         return self._uploads.exists(name)

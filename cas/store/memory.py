@@ -89,7 +89,7 @@ class MemoryStore:
     def inline_threshold(self) -> int:
         return self._inline_threshold
 
-    def upload(self, name: str, digest: Digest, /) -> MemoryUpload:
+    def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> MemoryUpload:
         with self._lock:
             self._check_open()
             if len(self._writers) >= self._max_open_uploads and name not in self._writers:
@@ -97,7 +97,15 @@ class MemoryStore:
                     f"{len(self._writers)} uploads are open, the limit (max_open_uploads) is "
                     f"{self._max_open_uploads}"
                 )
-            upload = MemoryUpload(self, name, digest, self._staged.setdefault(name, bytearray()))
+            _check_size(digest, offset + len(data))
+            committed = len(self._staged.get(name, b""))
+            if offset != committed:
+                raise InvalidArgument(
+                    f"write_offset is {offset}, expected the committed size {committed}"
+                )
+            staged = self._staged.setdefault(name, bytearray())
+            staged += data
+            upload = MemoryUpload(self, name, digest, staged)
             self._writers[name] = upload
             return upload
 
@@ -155,11 +163,7 @@ class MemoryUpload:
         return len(self._staged) + len(self._buffer)
 
     def append(self, data: Buffer, /) -> bool:
-        if self.offset + len(data) > self.digest.size:
-            raise InvalidArgument(
-                f"{self.offset + len(data)} bytes were sent for blob {self.digest}, which has "
-                f"{self.digest.size}"
-            )
+        _check_size(self.digest, self.offset + len(data))
         self._buffer += data
         return True
 
@@ -221,6 +225,11 @@ class BytesBlob:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _check_size(digest: Digest, size: int) -> None:
+    if size > digest.size:
+        raise InvalidArgument(f"{size} bytes were sent for blob {digest}, which has {digest.size}")
 
 
 def _action_key(instance: str, digest: Digest) -> tuple[str, bytes]:

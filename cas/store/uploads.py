@@ -7,11 +7,14 @@ Who may write to a staging file:
 
 * Its writer marks the file (`Files.hold`) for as long as it lives.  A later stream
   that finds no mark goes on in the same file.
-* One that finds a mark copies the file and puts the copy in its place, under the
-  file's guard.  The earlier writer checks, under the same guard, that the name
-  still means its file before each flush and before the rename that publishes, and
-  stops with UploadSuperseded otherwise.  So bytes of two streams never mix, and
-  nothing unverified is ever published.
+* One that finds a mark copies the file, adds its own first bytes, and puts the copy
+  in its place, under the file's guard.  The earlier writer checks, under the same
+  guard, that the name still means its file before each flush and before the rename
+  that publishes, and stops with UploadSuperseded otherwise.  So bytes of two
+  streams never mix, nothing unverified is ever published, and streams that fight
+  over one name get on: what the earlier one had not flushed is lost, but each that
+  takes over brings bytes of its own.
+* One that does not begin at the committed size takes over nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from threading import Lock
 
 from cas import digest as digests
 from cas.digest import Digest, Hasher
-from cas.errors import InvalidArgument, LimitExceeded, UploadSuperseded
+from cas.errors import CasError, InvalidArgument, LimitExceeded, UploadSuperseded
 from cas.index.lmdb import NewBlob
 from cas.store.commit import Committer, Staged, Work
 from cas.store.files import Files
@@ -70,25 +74,23 @@ class Uploads:
         self._buffers: list[bytearray] = []
         self._large = 0
 
-    def begin(self, name: str, digest: Digest) -> LocalUpload:
+    def begin(self, name: str, digest: Digest, offset: int, data: Buffer) -> LocalUpload:
         """See `BlobStore.upload`."""
+        _check_size(digest, offset + len(data))
         self._admit()
         try:
-            path = self.layout.upload(name)
-            while True:
-                fd = self.files.create(path)
-                if fd is not None:
-                    if self.files.hold(fd):
-                        self._hashers.pop(path, None)
-                        return LocalUpload(self, digest, path, fd, 0, digest.function.new())
-                    # Another stream took the file over in the moment since it was made.
-                    self.files.close(fd)
-                upload = self._take_over(path, digest)
-                if upload is not None:
-                    return upload
+            upload, todo = self._hold(self.layout.upload(name), digest, offset, data)
         except BaseException:
             self.released()
             raise
+        try:
+            if upload.append(todo):
+                upload.flush()
+        except BaseException:
+            with suppress(CasError, OSError):
+                upload.suspend()
+            raise
+        return upload
 
     def exists(self, name: str) -> bool:
         return os.access(self.layout.upload(name), os.F_OK)
@@ -150,46 +152,73 @@ class Uploads:
                 )
             self._open += 1
 
-    def _take_over(self, path: str, digest: Digest) -> LocalUpload | None:
-        """Resumes the staging file at `path`; None when it went away meanwhile."""
-        fd = self.files.open_staging(path)
-        if fd is None:
-            return None
-        try:
-            if not self.files.hold(fd):
-                copy = self._replace_living(path, fd)
+    def _hold(
+        self, path: str, digest: Digest, offset: int, data: Buffer
+    ) -> tuple[LocalUpload, Buffer]:
+        """The upload, and what of `data` is still to be appended."""
+        while True:
+            fd = self.files.create(path) if offset == 0 else None
+            if fd is not None:
+                if self.files.hold(fd):
+                    self._hashers.pop(path, None)
+                    return LocalUpload(self, digest, path, fd, 0, digest.function.new()), data
+                # Another stream took the file over in the moment since it was made.
                 self.files.close(fd)
+            fd = self.files.open_staging(path)
+            if fd is None:
+                if offset:
+                    raise _wrong_offset(offset, 0)
+                continue
+            taken = self._take_over(path, fd, digest, offset, data)
+            if taken is not None:
+                return taken
+
+    def _take_over(
+        self, path: str, fd: int, digest: Digest, offset: int, data: Buffer
+    ) -> tuple[LocalUpload, Buffer] | None:
+        """Resumes the staging file `fd`; None when `path` names it no more."""
+        living = not self.files.hold(fd)
+        try:
+            if living:
+                copy = self._replace_living(path, fd, offset, data)
+                self.files.close(fd)
+                if copy is None:
+                    return None
                 fd = copy
+                data = b""
             elif not self.files.names(path, fd):
                 self.files.close(fd)
-                fd = None
-            if fd is None:
                 return None
             size = self.files.size(fd)
+            if not living and size != offset:
+                raise _wrong_offset(offset, size)
             hasher = self._hash_state(path, fd, size, digest)
-            return LocalUpload(self, digest, path, fd, size, hasher)
+            return LocalUpload(self, digest, path, fd, size, hasher), data
         except BaseException:
-            if fd is not None:
-                self.files.close(fd)
+            self.files.close(fd)
             raise
 
-    def _replace_living(self, path: str, fd: int) -> int | None:
-        """Copies the staging file of a living writer and puts the copy in its place."""
-        if not self.files.guard(fd, wait=True):
-            return None
+    def _replace_living(self, path: str, fd: int, offset: int, data: Buffer) -> int | None:
+        """Copies the staging file of a living writer, with `data` behind what is there, and
+        puts the copy in its place; None when `path` names it no more."""
+        self.files.guard(fd, wait=True)
         try:
             if not self.files.names(path, fd):
                 return None
+            size = self.files.size(fd)
+            if size != offset:
+                raise _wrong_offset(offset, size)
             beside = f"{path}.{secrets.token_hex(8)}"
             copy = self.files.create(beside)
             if copy is None:
                 return None
             try:
                 self.files.hold(copy)
-                offset = 0
+                end = 0
                 view = memoryview(bytearray(COPY_BYTES))
-                while count := self.files.read_into(fd, view, offset):
-                    offset = self.files.write(copy, [view[:count]], offset)
+                while count := self.files.read_into(fd, view, end):
+                    end = self.files.write(copy, [view[:count]], end)
+                self.files.write(copy, [data], end)
                 if self.strict:
                     self.files.sync(copy)
                 self.files.replace(beside, path)
@@ -213,6 +242,15 @@ class Uploads:
             hasher.update(view[:count])
             offset += count
         return hasher
+
+
+def _check_size(digest: Digest, size: int) -> None:
+    if size > digest.size:
+        raise InvalidArgument(f"{size} bytes were sent for blob {digest}, which has {digest.size}")
+
+
+def _wrong_offset(offset: int, committed: int) -> InvalidArgument:
+    return InvalidArgument(f"write_offset is {offset}, expected the committed size {committed}")
 
 
 _State = tuple[int, int, int]
@@ -251,10 +289,7 @@ class LocalUpload:
 
     def append(self, data: Buffer, /) -> bool:
         offset = self.offset + len(data)
-        if offset > self.digest.size:
-            raise InvalidArgument(
-                f"{offset} bytes were sent for blob {self.digest}, which has {self.digest.size}"
-            )
+        _check_size(self.digest, offset)
         self.offset = offset
         start = self._fill
         end = start + len(data)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cas.digest import Digest
 from cas.store.directory import prepare
-from cas.store.interface import BlobStore, Durability
+from cas.store.interface import BlobStore, Durability, Upload
 from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.memory import MemoryStore
 
@@ -24,6 +25,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def begin(store: BlobStore, name: str, digest: Digest) -> Upload:
+    """Begins the upload, or resumes it where it is."""
+    return store.upload(name, digest, store.committed_size(name) or 0, b"")
 
 
 @pytest.fixture

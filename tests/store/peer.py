@@ -41,7 +41,7 @@ class Peer:
         return bytes(view)
 
     def begin(self, name: str, digest: Digest) -> int:
-        self._upload = self.store.upload(name, digest)
+        self._upload = self.store.upload(name, digest, self.store.committed_size(name) or 0, b"")
         return self.upload.offset
 
     def append(self, data: bytes) -> None:

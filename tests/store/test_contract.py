@@ -18,7 +18,7 @@ from cas.errors import (
     UploadSuperseded,
 )
 from cas.store.interface import Action, BlobStore, NewAction
-from tests.store.conftest import Clock
+from tests.store.conftest import Clock, begin
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 20)
@@ -158,7 +158,7 @@ class TestBlobs:
 class TestUploads:
     def upload(self, store: BlobStore, data: bytes, name: str = "uploads/1/blobs") -> Digest:
         digest = digests.of(data)
-        upload = store.upload(name, digest)
+        upload = begin(store, name, digest)
         for at in range(upload.offset, len(data), 100_000):
             if upload.append(data[at : at + 100_000]):
                 upload.flush()
@@ -175,7 +175,7 @@ class TestUploads:
 
     def test_nothing_is_visible_before_finish(self, store: BlobStore) -> None:
         digest = digests.of(LARGE)
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(LARGE)
         upload.flush()
         assert not store.contains(digest)
@@ -184,7 +184,7 @@ class TestUploads:
         assert store.contains(digest)
 
     def test_what_was_flushed_is_committed(self, store: BlobStore) -> None:
-        upload = store.upload("u", digests.of(LARGE))
+        upload = begin(store, "u", digests.of(LARGE))
         assert store.committed_size("u") == 0
         assert store.upload_exists("u")
         upload.append(LARGE[:1000])
@@ -197,10 +197,10 @@ class TestUploads:
     def test_a_suspended_upload_resumes_at_its_size(self, store: BlobStore) -> None:
         digest = digests.of(LARGE)
         for end in (10, 10, 500_000, 900_000):
-            upload = store.upload("u", digest)
+            upload = begin(store, "u", digest)
             upload.append(LARGE[upload.offset : end])
             assert upload.suspend() == end
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         assert upload.offset == 900_000
         upload.append(LARGE[900_000:])
         upload.finish().wait(30)
@@ -209,7 +209,7 @@ class TestUploads:
     def test_a_mismatch_discards_the_upload(self, store: BlobStore) -> None:
         digest = digests.of(LARGE)
         for bad in (b"x" + LARGE[1:], LARGE[:-1]):
-            upload = store.upload("u", digest)
+            upload = begin(store, "u", digest)
             assert upload.offset == 0
             upload.append(bad)
             with pytest.raises(DigestMismatch, match=digest.hex):
@@ -219,10 +219,10 @@ class TestUploads:
 
     def test_a_small_upload_that_was_resumed_is_verified_too(self, store: BlobStore) -> None:
         digest = digests.of(SMALL)
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(b"wrong" + SMALL[5:20])
         upload.suspend()
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(SMALL[20:])
         with pytest.raises(DigestMismatch):
             upload.finish()
@@ -230,7 +230,7 @@ class TestUploads:
 
     def test_more_bytes_than_the_size_are_refused_at_once(self, store: BlobStore) -> None:
         digest = digests.of(SMALL)
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(SMALL[:-1])
         with pytest.raises(InvalidArgument, match=str(len(SMALL) + 1)):
             upload.append(b"xy")
@@ -239,20 +239,20 @@ class TestUploads:
         assert store.contains(digest)
 
     def test_discard_forgets_the_bytes(self, store: BlobStore) -> None:
-        upload = store.upload("u", digests.of(LARGE))
+        upload = begin(store, "u", digests.of(LARGE))
         upload.append(LARGE[:1000])
         upload.flush()
         upload.discard()
         upload.discard()
         assert store.committed_size("u") is None
-        assert store.upload("u", digests.of(LARGE)).offset == 0
+        assert begin(store, "u", digests.of(LARGE)).offset == 0
 
     def test_the_later_stream_wins(self, store: BlobStore) -> None:
         digest = digests.of(LARGE)
-        first = store.upload("u", digest)
+        first = begin(store, "u", digest)
         first.append(LARGE[:1000])
         first.flush()
-        second = store.upload("u", digest)
+        second = begin(store, "u", digest)
         assert second.offset == 1000
         first.append(b"y" * 5000)
         with pytest.raises(UploadSuperseded):
@@ -265,12 +265,48 @@ class TestUploads:
         first.suspend()
         assert read(store, digest) == LARGE
 
+    def test_streams_that_fight_over_a_name_get_on(self, store: BlobStore) -> None:
+        """Each brings its own first bytes, however soon the next one comes."""
+        digest = digests.of(LARGE)
+        uploads = []
+        # The first stream's bytes may wait in memory, and be lost to the second one.
+        for _ in range(5):
+            at = store.committed_size("u") or 0
+            uploads.append(store.upload("u", digest, at, LARGE[at : at + (1 << 18)]))
+        assert uploads[-1].offset == len(LARGE)
+        uploads[-1].finish().wait(30)
+        assert read(store, digest) == LARGE
+
+    def test_a_stream_at_the_wrong_offset_takes_over_nothing(self, store: BlobStore) -> None:
+        digest = digests.of(LARGE)
+        with pytest.raises(InvalidArgument, match="1000, expected the committed size 0"):
+            store.upload("u", digest, 1000, LARGE[1000:2000])
+        assert store.committed_size("u") is None
+        first = store.upload("u", digest, 0, LARGE[:1000])
+        first.flush()
+        for at in (0, 999, 1001):
+            with pytest.raises(InvalidArgument, match=f"{at}, expected the committed size 1000"):
+                store.upload("u", digest, at, b"x")
+        first.append(LARGE[1000:2000])
+        first.suspend()
+        with pytest.raises(InvalidArgument, match="0, expected the committed size 2000"):
+            store.upload("u", digest, 0, b"x")
+        last = store.upload("u", digest, 2000, LARGE[2000:])
+        last.finish().wait(30)
+        assert read(store, digest) == LARGE
+
+    def test_too_many_first_bytes_begin_nothing(self, store: BlobStore) -> None:
+        digest = digests.of(SMALL)
+        with pytest.raises(InvalidArgument, match=str(len(SMALL) + 1)):
+            store.upload("u", digest, 0, SMALL + b"x")
+        assert not store.upload_exists("u")
+
     def test_an_overtaken_stream_cannot_finish_or_discard(self, store: BlobStore) -> None:
         digest = digests.of(LARGE)
-        first = store.upload("u", digest)
+        first = begin(store, "u", digest)
         first.append(LARGE)
         first.flush()
-        second = store.upload("u", digest)
+        second = begin(store, "u", digest)
         with pytest.raises(UploadSuperseded):
             first.finish().wait(30)
         assert store.committed_size("u") == second.offset == len(LARGE)
@@ -278,17 +314,17 @@ class TestUploads:
         assert read(store, digest) == LARGE
 
     def test_open_uploads_are_limited(self, store: BlobStore) -> None:
-        uploads = [store.upload(f"u{n}", digests.of(LARGE)) for n in range(8)]
+        uploads = [begin(store, f"u{n}", digests.of(LARGE)) for n in range(8)]
         with pytest.raises(LimitExceeded, match=r"max_open_uploads.* 8"):
-            store.upload("one more", digests.of(LARGE))
+            begin(store, "one more", digests.of(LARGE))
         uploads[0].suspend()
-        store.upload("one more", digests.of(LARGE)).discard()
+        begin(store, "one more", digests.of(LARGE)).discard()
         for upload in uploads:
             upload.discard()
 
     def test_two_uploads_of_one_digest_both_end_well(self, store: BlobStore) -> None:
         digest = digests.of(LARGE)
-        uploads = [store.upload(f"u{n}", digest) for n in range(3)]
+        uploads = [begin(store, f"u{n}", digest) for n in range(3)]
         for upload in uploads:
             upload.append(LARGE)
         pendings = [upload.finish() for upload in uploads]
@@ -309,17 +345,17 @@ class TestUploads:
                     sizes.append(size)
 
         asker = threading.Thread(target=ask)
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         asker.start()
         try:
             for step in range(50):
                 upload.append(LARGE[upload.offset : upload.offset + 10_000])
                 if step % 5 == 0:
-                    overtaken, upload = upload, store.upload("u", digest)
+                    overtaken, upload = upload, begin(store, "u", digest)
                     overtaken.discard()
                 elif step % 3 == 0:
                     upload.suspend()
-                    upload = store.upload("u", digest)
+                    upload = begin(store, "u", digest)
                 else:
                     upload.flush()
         finally:

@@ -24,7 +24,7 @@ from cas.index.lmdb import Index
 from cas.index.records import FILE, INLINE, Record
 from cas.store.interface import Action, BlobStore, Durability, NewAction
 from cas.store.layout import Layout, parse_blob
-from tests.store.conftest import Clock, Opener
+from tests.store.conftest import Clock, Opener, begin
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 20)
@@ -80,13 +80,13 @@ class TestAcrossRestarts:
     def test_an_upload_resumes_in_the_next_process(self, opener: Opener) -> None:
         digest = digests.of(LARGE)
         store = opener()
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(LARGE[:600_000])
         upload.suspend(durable=True)
         store.close()
         store = opener()
         assert store.committed_size("u") == 600_000
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         assert upload.offset == 600_000
         upload.append(LARGE[600_000:])
         upload.finish().wait(30)
@@ -173,7 +173,7 @@ class TestManyProcesses:
     def test_an_upload_moves_from_one_to_the_other(self, opener: Opener, peer: Remote) -> None:
         store = opener()
         digest = digests.of(LARGE)
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(LARGE[:500_000])
         upload.flush()
         assert peer.committed_size("u") == 500_000
@@ -192,7 +192,7 @@ class TestManyProcesses:
         peer.begin("u", digest)
         peer.append(LARGE)
         peer.flush()
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         with pytest.raises(UploadSuperseded):
             peer.finish()
         assert upload.offset == len(LARGE)
@@ -211,7 +211,7 @@ class TestManyProcesses:
         peer.process.kill()
         peer.process.wait()
         assert store.committed_size("u") == 500_000
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         assert upload.offset == 500_000
         upload.append(LARGE[500_000:])
         upload.finish().wait(30)
@@ -223,13 +223,13 @@ class TestManyProcesses:
         store = opener()
         digest = digests.of(LARGE)
         for at in range(0, 600_000, 200_000):
-            upload = store.upload("u", digest)
+            upload = begin(store, "u", digest)
             upload.append(LARGE[at : at + 100_000])
             upload.suspend()
             assert peer.begin("u", digest) == at + 100_000
             peer.append(LARGE[at + 100_000 : at + 200_000])
             peer.suspend()
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(LARGE[600_000:])
         upload.finish().wait(30)
         assert peer.read(digest) == LARGE
@@ -265,7 +265,7 @@ class TestOnDisk:
     ) -> None:
         store = opener()
         for data in (SMALL, LARGE):
-            upload = store.upload("u", digests.of(data))
+            upload = begin(store, "u", digests.of(data))
             upload.append(data)
             upload.finish().wait(30)
         assert staging_files(tmp_path) == []
@@ -345,7 +345,7 @@ class TestOrder:
         self, opener: Opener, seam: Seam
     ) -> None:
         store = opener("strict", files_seam=seam.file, index_seam=seam.index)
-        upload = store.upload("u", digests.of(LARGE))
+        upload = begin(store, "u", digests.of(LARGE))
         upload.append(LARGE)
         seam.seen.clear()
         upload.finish().wait(30)
@@ -365,7 +365,7 @@ class TestOrder:
 
     def test_a_size_that_is_told_was_synced(self, opener: Opener, seam: Seam) -> None:
         store = opener("strict", files_seam=seam.file)
-        upload = store.upload("u", digests.of(LARGE))
+        upload = begin(store, "u", digests.of(LARGE))
         upload.append(LARGE[:10])
         upload.flush()
         seam.seen.clear()
@@ -403,7 +403,7 @@ class TestFaults:
     ) -> None:
         store = opener("strict", files_seam=seam.file, index_seam=seam.index)
         digest = digests.of(LARGE)
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         upload.append(LARGE)
         seam.fail[operation] = OSError(errno.EIO, "Input/output error")
         with pytest.raises(OSError, match="Input/output error"):
@@ -412,7 +412,7 @@ class TestFaults:
         assert not store.contains(digest)
         assert blob_files(tmp_path) == []
         # The upload is still there to be finished.
-        upload = store.upload("u", digest)
+        upload = begin(store, "u", digest)
         assert upload.offset == len(LARGE)
         upload.finish().wait(30)
         assert read(store, digest) == LARGE
