@@ -219,10 +219,10 @@ class Committer:
             self._publish(staged.fd, staged.path, staged.blob)
 
     def _publish(self, fd: int, staging: str, blob: str) -> None:
-        # A later stream may be taking the upload over: then its file, not this one, bears
-        # the name, and must not be published unverified.
-        if not self._files.guard(fd, wait=False):
-            raise UploadSuperseded("a later stream is taking this upload over")
+        # A later stream may have taken the upload over: then its file, not this one, bears
+        # the name, and must not be published unverified. Nobody keeps the guard of a
+        # complete file for long.
+        self._files.guard(fd, wait=True)
         try:
             if not self._files.names(staging, fd):
                 raise UploadSuperseded("a later stream took this upload over")

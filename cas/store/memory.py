@@ -168,6 +168,8 @@ class MemoryUpload:
         return True
 
     def flush(self) -> None:
+        if not self._buffer:
+            return
         with self._store._lock:
             if self._store._writers.get(self._name) is not self:
                 raise UploadSuperseded(f"a later stream took over the upload of {self.digest}")

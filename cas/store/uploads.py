@@ -15,6 +15,8 @@ Who may write to a staging file:
   over one name get on: what the earlier one had not flushed is lost, but each that
   takes over brings bytes of its own.
 * One that does not begin at the committed size takes over nothing.
+* A file that is complete never changes: streams that find one share it, and each
+  may verify and publish it.
 """
 
 from __future__ import annotations
@@ -179,7 +181,7 @@ class Uploads:
         """Resumes the staging file `fd`; None when `path` names it no more."""
         living = not self.files.hold(fd)
         try:
-            if living:
+            if living and not offset == digest.size == self.files.size(fd):
                 copy = self._replace_living(path, fd, offset, data)
                 self.files.close(fd)
                 if copy is None:
@@ -189,9 +191,9 @@ class Uploads:
             elif not self.files.names(path, fd):
                 self.files.close(fd)
                 return None
+            elif self.files.size(fd) != offset:
+                raise _wrong_offset(offset, self.files.size(fd))
             size = self.files.size(fd)
-            if not living and size != offset:
-                raise _wrong_offset(offset, size)
             hasher = self._hash_state(path, fd, size, digest)
             return LocalUpload(self, digest, path, fd, size, hasher), data
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -304,14 +305,32 @@ class TestUploads:
     def test_an_overtaken_stream_cannot_finish_or_discard(self, store: BlobStore) -> None:
         digest = digests.of(LARGE)
         first = begin(store, "u", digest)
-        first.append(LARGE)
+        first.append(LARGE[:-1])
         first.flush()
-        second = begin(store, "u", digest)
+        second = store.upload("u", digest, len(LARGE) - 1, b"")
         with pytest.raises(UploadSuperseded):
+            first.append(LARGE[-1:])
             first.finish().wait(30)
-        assert store.committed_size("u") == second.offset == len(LARGE)
+        assert store.committed_size("u") == second.offset == len(LARGE) - 1
+        second.append(LARGE[-1:])
         second.finish().wait(30)
         assert read(store, digest) == LARGE
+
+    @pytest.mark.parametrize("data", [LARGE, SMALL])
+    def test_any_stream_may_finish_what_is_complete(self, store: BlobStore, data: bytes) -> None:
+        """Else streams that come to finish would take the upload from each other for ever."""
+        digest = digests.of(data)
+        uploads = [begin(store, "u", digest)]
+        uploads[0].append(data)
+        uploads[0].flush()
+        uploads += [store.upload("u", digest, len(data), b"") for _ in range(3)]
+        pendings = [upload.finish() for upload in uploads]
+        for pending in pendings:
+            with suppress(UploadSuperseded):
+                pending.wait(30)
+        pendings[0].wait(30)
+        assert read(store, digest) == data
+        assert store.committed_size("u") is None
 
     def test_open_uploads_are_limited(self, store: BlobStore) -> None:
         uploads = [begin(store, f"u{n}", digests.of(LARGE)) for n in range(8)]

@@ -190,14 +190,29 @@ class TestManyProcesses:
         store = opener()
         digest = digests.of(LARGE)
         peer.begin("u", digest)
+        peer.append(LARGE[:-1])
+        peer.flush()
+        upload = begin(store, "u", digest)
+        peer.append(LARGE[-1:])
+        with pytest.raises(UploadSuperseded):
+            peer.finish()
+        assert upload.offset == len(LARGE) - 1
+        upload.append(LARGE[-1:])
+        upload.finish().wait(30)
+        assert peer.read(digest) == LARGE
+
+    def test_either_may_publish_what_is_complete(self, opener: Opener, peer: Remote) -> None:
+        store = opener()
+        digest = digests.of(LARGE)
+        peer.begin("u", digest)
         peer.append(LARGE)
         peer.flush()
         upload = begin(store, "u", digest)
+        peer.finish()
+        assert store.committed_size("u") is None
         with pytest.raises(UploadSuperseded):
-            peer.finish()
-        assert upload.offset == len(LARGE)
-        upload.finish().wait(30)
-        assert peer.read(digest) == LARGE
+            upload.finish().wait(30)
+        assert read(store, digest) == LARGE
 
     def test_an_upload_outlives_the_process_that_held_it(
         self, opener: Opener, peer: Remote
