@@ -308,8 +308,8 @@ class TestUploads:
         first.append(LARGE[:-1])
         first.flush()
         second = store.upload("u", digest, len(LARGE) - 1, b"")
+        first.append(LARGE[-1:])
         with pytest.raises(UploadSuperseded):
-            first.append(LARGE[-1:])
             first.finish().wait(30)
         assert store.committed_size("u") == second.offset == len(LARGE) - 1
         second.append(LARGE[-1:])
