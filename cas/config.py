@@ -97,6 +97,9 @@ class Config:
     inline_threshold: int = _option(
         size(0, 1 * MIB), 16 * KIB, "largest blob kept in the index instead of its own file"
     )
+    direct_threshold: int = _option(
+        size(0), 128 * KIB, "blobs from this size on bypass the page cache when written (strict)"
+    )
     require_references: bool = _option(
         SWITCH, False, "refuse an action result that names blobs which are absent"
     )

@@ -95,6 +95,7 @@ def _store(config: Config) -> LocalStore:
         StoreOptions(
             durability=config.durability,
             inline_threshold=config.inline_threshold,
+            direct_threshold=config.direct_threshold,
             max_open_uploads=config.max_open_uploads,
         ),
     )

@@ -19,6 +19,9 @@ from pathlib import Path
 
 from cas.errors import NoSpace
 
+BLOCK = 4096
+"""What `Files.write_past_cache` counts in, bytes: no disk in use has larger blocks."""
+
 Seam = Callable[[str, str], None]
 """Called with (operation, path) before each operation; may raise, or never return."""
 
@@ -97,6 +100,34 @@ class Files:
                 if written:
                     todo[0] = memoryview(todo[0])[written:]
         return offset
+
+    def write_past_cache(self, fd: int, view: memoryview, offset: int) -> int:
+        """As `write`, but not by way of the system's cache, as far as that goes: whole blocks,
+        from memory and to an offset that are multiples of `BLOCK`.
+
+        The cache takes memory that nothing has touched yet for every page, which on a virtual
+        machine costs several times what the bytes themselves do.
+        """
+        blocks = view[: len(view) // BLOCK * BLOCK] if offset % BLOCK == 0 else view[:0]
+        if blocks and self._bypass_cache(fd, on=True):
+            try:
+                offset = self.write(fd, [blocks], offset)
+                view = view[len(blocks) :]
+            except OSError as error:
+                # Wants larger blocks, or broke off within one.
+                if error.errno != errno.EINVAL:
+                    raise
+            finally:
+                self._bypass_cache(fd, on=False)
+        return self.write(fd, [view], offset) if view else offset
+
+    def _bypass_cache(self, fd: int, *, on: bool) -> bool:
+        try:
+            # Of the flags that can be set, a file here has no other.
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT if on else 0)
+        except OSError:
+            return False
+        return True
 
     def start_writing_back(self, fd: int) -> None:
         """Has the system begin to write a file's bytes to the disk; waits for nothing.

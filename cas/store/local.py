@@ -44,6 +44,9 @@ class StoreOptions:
     inline_threshold: int = 16 << 10
     """Largest blob kept in the index, bytes.  Inline: one lookup, no file; but LMDB moves
     such values whole."""
+    direct_threshold: int = 128 << 10
+    """Blobs from this size on, bytes, are written past the system's cache in `strict`: cheaper,
+    but whoever reads such a blob first reads it from the disk."""
     max_open_uploads: int = 2048
     """Streams that write at once in one process; each may hold `uploads.FLUSH_BYTES`."""
 
@@ -81,13 +84,13 @@ class LocalStore:
         self._clock = clock
         self._touched: set[bytes] = set()
         self._inline_threshold = options.inline_threshold
-        self._strict = options.durability == "strict"
         self._committer = Committer(index, files, options.durability, self._take_touches, clock)
         self._uploads = Uploads(
             layout,
             files,
             self._committer,
             inline_threshold=options.inline_threshold,
+            direct_threshold=options.direct_threshold,
             max_open=options.max_open_uploads,
             strict=options.durability == "strict",
         )
@@ -235,9 +238,7 @@ class LocalStore:
         if fd is None:
             raise FileExistsError(f"{path} exists")
         try:
-            self._files.write(fd, [data], 0)
-            if self._strict:
-                self._files.start_writing_back(fd)
+            self._uploads.write_whole(fd, digest, data)
         except BaseException:
             self._files.close(fd)
             self._files.remove(path)

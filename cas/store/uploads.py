@@ -25,6 +25,7 @@ import os
 import secrets
 from collections import OrderedDict
 from contextlib import suppress
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from threading import Lock
 
 from cas import digest as digests
@@ -38,13 +39,15 @@ from cas.store.layout import Layout
 from cas.store.pending import Pending
 
 BUFFER_BYTES = 1 << 20
-"""Bytes of one upload that may wait in memory.  Hashed and written in one go each, on a helper
-thread: done message by message, that would pass the interpreter's lock to and fro for each."""
+"""Bytes of one upload that may wait in memory, a multiple of `files.BLOCK`.  Hashed and written
+in one go each, on a helper thread: done message by message, that would pass the interpreter's
+lock to and fro for each."""
 SMALL_BUFFER_BYTES = 128 << 10
 LARGE_BUFFERS = 128
 """Uploads that get `BUFFER_BYTES`; what is open beyond them gets `SMALL_BUFFER_BYTES`, so that
 2,048 uploads hold 368 MiB at most."""
 KEPT_BUFFERS = 32
+_PRIVATE = MAP_PRIVATE | MAP_ANONYMOUS
 COPY_BYTES = 1 << 20
 KEPT_HASHERS = 1024
 """Suspended uploads whose hash state is remembered, so that resuming them here need not
@@ -61,6 +64,7 @@ class Uploads:
         committer: Committer,
         *,
         inline_threshold: int,
+        direct_threshold: int,
         max_open: int,
         strict: bool,
     ) -> None:
@@ -69,11 +73,12 @@ class Uploads:
         self.committer = committer
         self.inline_threshold = inline_threshold
         self.strict = strict
+        self._direct_threshold = direct_threshold
         self._max_open = max_open
         self._open = 0
         self._lock = Lock()
         self._hashers: OrderedDict[str, tuple[_State, Hasher]] = OrderedDict()
-        self._buffers: list[bytearray] = []
+        self._buffers: list[mmap] = []
         self._large = 0
 
     def begin(self, name: str, digest: Digest, offset: int, data: Buffer) -> LocalUpload:
@@ -118,17 +123,38 @@ class Uploads:
         with self._lock:
             self._open -= 1
 
-    def take_buffer(self) -> bytearray:
-        """Memory for the bytes of one upload, until `return_buffer`."""
+    def writes_past_cache(self, digest: Digest) -> bool:
+        """Whether the blob's bytes are to go straight to the disk."""
+        return self.strict and digest.size >= self._direct_threshold
+
+    def write_whole(self, fd: int, digest: Digest, data: Buffer) -> None:
+        """Writes all of a blob into its new file."""
+        if self.writes_past_cache(digest):
+            buffer = self.take_buffer()
+            try:
+                with memoryview(buffer) as view:
+                    for at in range(0, len(data), len(view)):
+                        part = data[at : at + len(view)]
+                        view[: len(part)] = part
+                        self.files.write_past_cache(fd, view[: len(part)], at)
+            finally:
+                self.return_buffer(buffer)
+        else:
+            self.files.write(fd, [data], 0)
+        if self.strict:
+            self.files.start_writing_back(fd)
+
+    def take_buffer(self) -> mmap:
+        """Memory for the bytes of one upload, until `return_buffer`; begins at a page."""
         with self._lock:
             if self._buffers:
                 return self._buffers.pop()
             if self._large == LARGE_BUFFERS:
-                return bytearray(SMALL_BUFFER_BYTES)
+                return mmap(-1, SMALL_BUFFER_BYTES, _PRIVATE)
             self._large += 1
-        return bytearray(BUFFER_BYTES)
+        return mmap(-1, BUFFER_BYTES, _PRIVATE)
 
-    def return_buffer(self, buffer: bytearray) -> None:
+    def return_buffer(self, buffer: mmap) -> None:
         if len(buffer) < BUFFER_BYTES:
             return
         with self._lock:
@@ -267,8 +293,8 @@ class LocalUpload:
     """See `interface.Upload`.  Holds its staging file from the beginning to the end."""
 
     __slots__ = (
-        "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_open", "_path", "_rest", "_uploads",
-        "_view", "digest", "offset",
+        "_buffer", "_direct", "_fd", "_fill", "_flushed", "_hasher", "_open", "_path", "_rest",
+        "_uploads", "_view", "digest", "offset",
     )  # fmt: skip
 
     def __init__(
@@ -281,6 +307,7 @@ class LocalUpload:
         self._flushed = size
         """Bytes in the file; the hasher has seen just these."""
         self._hasher = hasher
+        self._direct = uploads.writes_past_cache(digest)
         self._buffer = uploads.take_buffer()
         self._view = memoryview(self._buffer)
         self._fill = 0
@@ -315,7 +342,10 @@ class LocalUpload:
             while self._fill:
                 part = self._view[: self._fill]
                 # In this order: should the write fail, the hasher still fits `_flushed`.
-                self._flushed = files.write(self._fd, [part], self._flushed)
+                if self._direct:
+                    self._flushed = files.write_past_cache(self._fd, part, self._flushed)
+                else:
+                    self._flushed = files.write(self._fd, [part], self._flushed)
                 self._hasher.update(part)
                 self._fill = 0
                 self._top_up()

@@ -67,6 +67,7 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "max_concurrent_calls": "9",
         "helper_threads": "10",
         "inline_threshold": "1KiB",
+        "direct_threshold": "3MiB",
         "require_references": "true",
         "log_format": "json",
         "log_level": "debug",

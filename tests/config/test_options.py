@@ -135,6 +135,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "max_concurrent_calls": st.integers(1, 10**9),
     "helper_threads": st.integers(1, 256),
     "inline_threshold": st.integers(0, 2**20),
+    "direct_threshold": st.integers(0, options.MAX_SIZE),
     "require_references": st.booleans(),
     "log_format": st.sampled_from(["auto", "json", "text"]),
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),

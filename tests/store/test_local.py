@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -161,6 +162,61 @@ def peer(opener: Opener, tmp_path: Path) -> Iterator[Remote]:
     remote = Remote(tmp_path / "store", tmp_path / "peer")
     yield remote
     remote.close()
+
+
+class TestPastTheCache:
+    """Large blobs go to the disk in whole blocks; every way of not fitting must still work."""
+
+    SIZES = (4096, 8192, 4095, 4097, 1 << 20, (1 << 20) + 1, (3 << 20) - 1, (2 << 20) + 4096)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_whole_blobs(self, opener: Opener, size: int) -> None:
+        store = opener(inline_threshold=100, direct_threshold=4000)
+        data = os.urandom(size)
+        assert read(store, put(store, data)) == data
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("cut", [1, 4096, 5000, 1 << 20])
+    def test_uploads_that_stop_anywhere(self, opener: Opener, size: int, cut: int) -> None:
+        store = opener(inline_threshold=100, direct_threshold=4000)
+        data = os.urandom(size)
+        digest = digests.of(data)
+        cut = min(cut, size - 1)
+        first = store.upload("u", digest, 0, data[:cut])
+        assert first.suspend() == store.committed_size("u") == cut
+        rest = store.upload("u", digest, cut, b"")
+        for at in range(cut, size, 300_000):
+            if rest.append(data[at : at + 300_000]):
+                rest.flush()
+        rest.finish().wait(30)
+        assert read(store, digest) == data
+
+    def test_it_does_pass_the_cache(self, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+        flags: list[int] = []
+        true_pwritev = os.pwritev
+
+        def pwritev(fd: int, buffers: Any, offset: int) -> int:
+            flags.append(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
+            return true_pwritev(fd, buffers, offset)
+
+        monkeypatch.setattr(os, "pwritev", pwritev)
+        store = opener(direct_threshold=len(LARGE))
+        put(store, LARGE + b"x")
+        assert flags == [os.O_DIRECT, 0]
+        put(store, LARGE[:-1])
+        assert flags[2:] == [0]
+
+    def test_a_disk_that_refuses(self, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+        true_pwritev = os.pwritev
+
+        def pwritev(fd: int, buffers: Any, offset: int) -> int:
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return true_pwritev(fd, buffers, offset)
+
+        monkeypatch.setattr(os, "pwritev", pwritev)
+        store = opener()
+        assert read(store, put(store, LARGE)) == LARGE
 
 
 class TestManyProcesses:
