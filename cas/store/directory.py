@@ -46,7 +46,7 @@ def prepare(directory: Path) -> DirectoryLock:
     check_format(layout)
     lock = _lock(layout, files)
     try:
-        shards = layout.shards()
+        shards = [*layout.shards(), *layout.staging_shards()]
         for path in (layout.index, layout.staging, layout.quarantine, layout.blobs, *shards):
             files.make_directory(path)
         for path in sorted({shard.parent for shard in shards} | {directory}):

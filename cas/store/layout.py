@@ -6,7 +6,7 @@ Rule: pure; digests, upload names and generations to paths and back.  The tree:
     DIR/lock            held by the one server of this directory
     DIR/index/          LMDB
     DIR/blobs/<function>/<first byte of the hash>/<hash>.<generation>
-    DIR/staging/        uploads in progress
+    DIR/staging/<first byte>/<hash of the upload's name>        uploads in progress
     DIR/quarantine/     what failed verification after it was stored
 
 A blob's file carries a generation, drawn for each write of it, so that evicting
@@ -58,11 +58,14 @@ class Layout:
     def shards(self) -> list[Path]:
         """Every directory that holds blobs, parents first."""
         out = []
-        for function in FUNCTIONS:
-            top = self.blobs / function.name
-            out.append(top)
-            out += [top / f"{byte:02x}" for byte in range(256)]
+        for top in [self.blobs / function.name for function in FUNCTIONS]:
+            out += [top, *_shards(top)]
         return out
+
+    def staging_shards(self) -> list[Path]:
+        """Every directory that holds uploads.  Many, because making and removing files in one
+        directory excludes each other."""
+        return _shards(self.staging)
 
     def shard(self, digest: Digest) -> str:
         """The directory of the digest's files."""
@@ -75,7 +78,12 @@ class Layout:
     def upload(self, name: str) -> str:
         """The staging file of an upload: derived from its name, so that any worker, or the
         next process, finds it without an index."""
-        return f"{self.root}/staging/{upload_id(name)}"
+        found = upload_id(name)
+        return f"{self.root}/staging/{found[:2]}/{found}"
+
+
+def _shards(top: Path) -> list[Path]:
+    return [top / f"{byte:02x}" for byte in range(256)]
 
 
 def upload_id(name: str) -> str:

@@ -104,20 +104,21 @@ class Uploads:
 
     def committed_size(self, name: str) -> int | None:
         """See `BlobStore.committed_size`."""
-        fd = self.files.open_staging(self.layout.upload(name))
+        path = self.layout.upload(name)
+        fd = self.files.open_staging(path)
         if fd is None:
             return None
         try:
             size = self.files.size(fd)
             if self.strict:
-                self.make_durable(fd)
+                self.make_durable(path, fd)
             return size
         finally:
             self.files.close(fd)
 
-    def make_durable(self, fd: int) -> None:
+    def make_durable(self, path: str, fd: int) -> None:
         self.files.sync(fd)
-        self.files.sync_directory(self.layout.staging)
+        self.files.sync_directory(os.path.dirname(path))
 
     def released(self) -> None:
         with self._lock:
@@ -378,7 +379,7 @@ class LocalUpload:
         try:
             self.flush()
             if durable and self._uploads.strict:
-                self._uploads.make_durable(self._fd)
+                self._uploads.make_durable(self._path, self._fd)
             self._uploads.remember(self._path, self._fd, self._hasher)
         finally:
             self._let_go()

@@ -54,7 +54,7 @@ def blob_files(tmp_path: Path) -> list[Path]:
 
 
 def staging_files(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "store/staging").iterdir())
+    return list((tmp_path / "store/staging").glob("*/*"))
 
 
 def read(store: BlobStore, digest: Digest) -> bytes:
