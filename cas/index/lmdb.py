@@ -161,16 +161,16 @@ class Index:
             if packed is None:
                 return None, False
             action = cut_action(packed)
-            meta = self._meta
-            for reference in action.references:
-                if txn.get(reference, db=meta) is None:
-                    return action, False
-        return action, True
+            return action, self._all_present(txn, action.references)
 
     def packed_action(self, key: bytes) -> bytes | None:
         """The whole stored action, for those who decode it with `records.unpack_action`."""
         with self._read() as txn:
             return self._action(txn, key)
+
+    def _all_present(self, txn: Any, keys: Sequence[bytes]) -> bool:
+        with txn.cursor(self._meta) as cursor:
+            return len(cursor.getmulti(keys, values=False)) == len(keys)
 
     def _action(self, txn: Any, key: bytes) -> bytes | None:
         raw = txn.get(key, db=self._meta)
@@ -210,7 +210,10 @@ class Index:
             self._reach("before-put")
             known = self._put(txn, changes)
             for key, packed in changes.dropped_actions:
-                if self._action(txn, key) == packed:
+                # Not if its blobs have come meanwhile: somebody may have been told so.
+                if self._action(txn, key) == packed and not self._all_present(
+                    txn, cut_action(packed).references
+                ):
                     self._remove(txn, key)
             self._reach("before-commit")
         self._reach("after-commit")

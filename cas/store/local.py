@@ -26,7 +26,7 @@ from cas.store.files import Files, Seam
 from cas.store.interface import Action, Buffer, Durability, NewAction
 from cas.store.layout import Layout
 from cas.store.memory import BytesBlob
-from cas.store.pending import Pending, failed
+from cas.store.pending import Pending, failed, resolved
 from cas.store.uploads import LocalUpload, Uploads
 
 FRESH_ACTION_MS = 60_000
@@ -198,6 +198,9 @@ class LocalStore:
         return Action(found.result, found.references, found.expanded, complete)
 
     def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        key = action_key(instance, _action_hash(digest))
+        if self._repeats(key, action):
+            return resolved(None)
         record = ActionRecord(
             int(self._clock() * 1000),
             action.author,
@@ -206,10 +209,21 @@ class LocalStore:
             action.result,
         )
         pending: Pending[None] = Pending()
-        key = action_key(instance, _action_hash(digest))
         entry = lmdb.NewAction(key, records.pack_action(record))
         self._committer.submit(Work(pending, action=entry))
         return pending
+
+    def _repeats(self, key: bytes, action: NewAction) -> bool:
+        """Whether just this is what is kept, and useful: then there is nothing to write.
+        Machines that run one action at the same time all send its result."""
+        found, complete = self._index.complete_action(key)
+        if found is None or not complete or found.result != action.result:
+            return False
+        if found.expanded != action.expanded or found.references != list(action.references):
+            return False
+        self._touched.update(found.references)
+        self._touched.add(key)
+        return True
 
     def drop_action(self, instance: str, digest: Digest, action: Action, /) -> None:
         key = action_key(instance, _action_hash(digest))

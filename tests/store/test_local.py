@@ -355,17 +355,66 @@ class TestOnDisk:
         with pytest.raises(NotFound):
             store.open(digest)
 
+    def test_a_repeated_action_result_is_not_written_again(self, opener: Opener) -> None:
+        commits: list[str] = []
+        store = opener(index_seam=commits.append)
+        digest, reference = digests.of(b"an action"), digests.of(SMALL)
+
+        def writes(result: bytes, author: str) -> bool:
+            before = len(commits)
+            new = NewAction(result, [reference.key], expanded=True, author=author)
+            store.put_action("", digest, new).wait(30)
+            assert found(store, "", digest).result == result
+            return len(commits) > before
+
+        assert writes(b"result", "me")
+        # Incomplete: being sent again keeps it from being dropped.
+        assert writes(b"result", "me")
+        put(store, SMALL)
+        assert not writes(b"result", "somebody else")
+        assert writes(b"another", "me")
+        assert writes(b"result", "me")
+
+    def test_a_drop_does_not_hit_what_has_become_complete(
+        self, opener: Opener, clock: Clock
+    ) -> None:
+        waiting, go_on = threading.Event(), threading.Event()
+
+        def seam(phase: str) -> None:
+            if phase == "before-put" and threading.current_thread().name == "cas-commit":
+                waiting.set()
+                go_on.wait(30)
+
+        go_on.set()
+        store = opener(index_seam=seam)
+        digest, reference = digests.of(b"an action"), digests.of(SMALL)
+        store.put_action("", digest, NewAction(b"result", [reference.key], True)).wait(30)
+        clock.now += 3600
+        action = found(store, "", digest)
+        go_on.clear()
+        waiting.clear()
+        blocking = store.put([(digests.of(b"a"), b"a")])[0]
+        waiting.wait(30)
+        # Both wait in one group now: the blob, and the drop that was decided before it came.
+        pending = store.put([(reference, SMALL)])[0]
+        store.drop_action("", digest, action)
+        go_on.set()
+        blocking.wait(30)
+        pending.wait(30)
+        put(store, b"a write behind the drop")
+        assert found(store, "", digest).complete
+
     def test_replaced_action_results_leave_nothing_behind(self, opener: Opener) -> None:
         store = opener()
         digest = digests.of(b"an action")
-        for _ in range(3):
+        for start in (0, 10, 20):
             pendings = [
-                store.put_action("", digest, NewAction(b"%d" % number, [], True))
+                store.put_action("", digest, NewAction(b"%d" % (start + number), [], True))
                 for number in range(10)
             ]
             for pending in pendings:
                 pending.wait(30)
-            assert found(store, "", digest).result == b"9"
+            assert found(store, "", digest).result == b"%d" % (start + 9)
         with store._index._env.begin() as txn:
             entries = {
                 name: txn.stat(db)["entries"]
