@@ -39,6 +39,12 @@ TOUCH_SECONDS = 30.0
 """How often last-use times are written; eviction may be wrong by so much."""
 MAX_TOUCHES = 100_000
 """Keys in use that may wait to be written; beyond that they are written at once."""
+GATHER_SECONDS = 100e-6
+"""For each work of the last commit, how long the next one waits for more to come, …"""
+MAX_GATHER_SECONDS = 1e-3
+"""… at most: about as long as a sync takes.  Clients that wait for one commit come back together,
+and would else be spread over several: with 16 of them a wait that ends in one commit takes 40 %
+less CPU and lets a quarter more through.  A single client never waits."""
 MAX_GROUP = 512
 """Works in one commit: bounds the time for which writers of other processes wait."""
 
@@ -94,6 +100,8 @@ class Committer:
         self._closed = False
         self._touches_wanted = False
         self._unsynced = _Unsynced()
+        self._expected = 0
+        """Works that the next commit may hope for."""
         self._thread = threading.Thread(target=self._run, name="cas-commit", daemon=True)
         self._thread.start()
 
@@ -133,6 +141,7 @@ class Committer:
                 next_touch = now + TOUCH_SECONDS
             works = [work for work in group if work is not None]
             if works:
+                self._expected = len(works)
                 self._commit(works)
             if touched:
                 self._touch(touched)
@@ -150,6 +159,8 @@ class Committer:
         group: list[Work | None] = []
         with suppress(queue.Empty):
             group.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))
+            if self._strict and 1 < self._expected > self._queue.qsize() + 1:
+                time.sleep(min(self._expected * GATHER_SECONDS, MAX_GATHER_SECONDS))
             while group[-1] is not None and len(group) < MAX_GROUP:
                 group.append(self._queue.get_nowait())
         return group
