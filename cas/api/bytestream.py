@@ -77,13 +77,12 @@ class ByteStream:
             blob.close()
 
     async def _send(self, blob: Blob, offset: int, end: int, context: Context) -> None:
-        buffer = memoryview(bytearray(min(READ_BYTES, end - offset)))
         while offset < end:
-            view = buffer[: end - offset]
-            count = blob.read_into(view, offset, wait=False)
+            response = wire.ReadResponseBuffer(min(READ_BYTES, end - offset))
+            count = blob.read_into(response.data, offset, wait=False)
             if count < 0:
-                count = await self._runtime.offload(blob.read_into, view, offset)
-            await context.write(wire.read_response(view[:count]))
+                count = await self._runtime.offload(blob.read_into, response.data, offset)
+            await context.write(response.message(count))
             offset += count
 
     # --- Write -----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
+from io import BytesIO
 from struct import Struct
 from typing import Final, NamedTuple, TypeVar
 
@@ -51,6 +52,30 @@ def read_request(data: bytes) -> tuple[str, int, int]:
 def read_response(data: bytes | memoryview) -> bytes:
     """A ReadResponse that carries `data`."""
     return b"".join((b"\x52", _varint(len(data)), data)) if data else b""
+
+
+class ReadResponseBuffer:
+    """A ReadResponse whose bytes are read straight into their place: put them into `data`,
+    then take the `message`, once."""
+
+    __slots__ = ("_message", "data")
+
+    def __init__(self, size: int) -> None:
+        head = b"\x52" + _varint(size)
+        self._message = BytesIO()
+        # Room for all of it at once, to which `getvalue` later hands over without a copy.
+        self._message.seek(len(head) + size - 1)
+        self._message.write(b"\0")
+        view = self._message.getbuffer()
+        view[: len(head)] = head
+        self.data = view[len(head) :]
+
+    def message(self, count: int) -> bytes:
+        """The message that carries the first `count` bytes of `data`."""
+        if count < len(self.data):
+            return read_response(self.data[:count])
+        self.data.release()
+        return self._message.getvalue()
 
 
 def write_request(data: bytes) -> tuple[str, int, bool, memoryview]:

@@ -138,6 +138,17 @@ def test_read_response(data: bytes) -> None:
 
 
 @bounded
+@given(st.binary(min_size=1, max_size=40_000), st.integers(0, 40_000))
+def test_a_read_response_that_was_read_into(data: bytes, count: int) -> None:
+    count = min(count, len(data))
+    for filled in (count, len(data)):
+        response = wire.ReadResponseBuffer(len(data))
+        response.data[:] = data
+        expected = bs.ReadResponse(data=data[:filled]).SerializeToString()
+        assert response.message(filled) == expected
+
+
+@bounded
 @given(int64s, st.booleans())
 def test_committed_sizes(size: int, complete: bool) -> None:
     assert wire.write_response(size) == bs.WriteResponse(committed_size=size).SerializeToString()
