@@ -97,12 +97,12 @@ class MemoryStore:
                     f"{len(self._writers)} uploads are open, the limit (max_open_uploads) is "
                     f"{self._max_open_uploads}"
                 )
-            _check_size(digest, offset + len(data))
             committed = len(self._staged.get(name, b""))
             if offset != committed:
                 raise InvalidArgument(
                     f"write_offset is {offset}, expected the committed size {committed}"
                 )
+            _check_size(digest, offset + len(data))
             staged = self._staged.setdefault(name, bytearray())
             staged += data
             upload = MemoryUpload(self, name, digest, staged)

@@ -83,7 +83,8 @@ class Uploads:
 
     def begin(self, name: str, digest: Digest, offset: int, data: Buffer) -> LocalUpload:
         """See `BlobStore.upload`."""
-        _check_size(digest, offset + len(data))
+        if offset == 0:
+            _check_size(digest, len(data))
         self._admit()
         try:
             upload, todo = self._hold(self.layout.upload(name), digest, offset, data)
@@ -209,7 +210,7 @@ class Uploads:
         living = not self.files.hold(fd)
         try:
             if living and not offset == digest.size == self.files.size(fd):
-                copy = self._replace_living(path, fd, offset, data)
+                copy = self._replace_living(path, fd, digest, offset, data)
                 self.files.close(fd)
                 if copy is None:
                     return None
@@ -227,7 +228,9 @@ class Uploads:
             self.files.close(fd)
             raise
 
-    def _replace_living(self, path: str, fd: int, offset: int, data: Buffer) -> int | None:
+    def _replace_living(
+        self, path: str, fd: int, digest: Digest, offset: int, data: Buffer
+    ) -> int | None:
         """Copies the staging file of a living writer, with `data` behind what is there, and
         puts the copy in its place; None when `path` names it no more."""
         self.files.guard(fd, wait=True)
@@ -237,6 +240,7 @@ class Uploads:
             size = self.files.size(fd)
             if size != offset:
                 raise _wrong_offset(offset, size)
+            _check_size(digest, size + len(data))
             beside = f"{path}.{secrets.token_hex(8)}"
             copy = self.files.create(beside)
             if copy is None:

@@ -288,6 +288,8 @@ class TestUploads:
         for at in (0, 999, 1001):
             with pytest.raises(InvalidArgument, match=f"{at}, expected the committed size 1000"):
                 store.upload("u", digest, at, b"x")
+        with pytest.raises(InvalidArgument, match=f"{len(LARGE) + 1} bytes"):
+            store.upload("u", digest, 1000, LARGE[999:])
         first.append(LARGE[1000:2000])
         first.suspend()
         with pytest.raises(InvalidArgument, match="0, expected the committed size 2000"):
