@@ -171,6 +171,14 @@ def raw_hash(hash_hex: str, function: Function) -> bytes:
     return raw
 
 
+def check_size(expected: Digest, received: int) -> None:
+    """Raises InvalidArgument when `received` bytes are more than the digest's size."""
+    if received > expected.size:
+        raise InvalidArgument(
+            f"{received} bytes were sent for blob {expected}, which has {expected.size}"
+        )
+
+
 def check(expected: Digest, hasher: Hasher, received: int) -> None:
     """Raises DigestMismatch unless `received` bytes hashed by `hasher` are `expected`."""
     actual = hasher.digest()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from cas import digest as digests
 from cas.api import caller, names, wire
 from cas.api.limits import Limits
 from cas.api.status import guarded
@@ -122,10 +123,7 @@ class ByteStream:
 
     async def _write_whole(self, digest: Digest, data: memoryview, context: Context) -> bytes:
         """The whole blob came in one message."""
-        if len(data) > digest.size:
-            raise InvalidArgument(
-                f"{len(data)} bytes were sent for blob {digest}, which has {digest.size}"
-            )
+        digests.check_size(digest, len(data))
         if digest.size <= self._store.inline_threshold:
             pending = self._store.put([(digest, data)])[0]
         else:

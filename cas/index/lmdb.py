@@ -111,10 +111,8 @@ class Index:
 
     def present(self, keys: Sequence[bytes]) -> list[bytes]:
         """Those of `keys` that name a blob, in the order asked."""
-        with self._read() as txn, txn.cursor(self._meta) as cursor:
-            # One call for all keys: a loop of lookups would take and release the GIL for each.
-            found: list[bytes] = cursor.getmulti(keys, values=False)
-            return found
+        with self._read() as txn:
+            return self._present(txn, keys)
 
     def contains(self, key: bytes) -> bool:
         with self._read() as txn:
@@ -161,16 +159,21 @@ class Index:
             if packed is None:
                 return None, False
             action = cut_action(packed)
-            return action, self._all_present(txn, action.references)
+            return action, self._complete(txn, action)
 
     def packed_action(self, key: bytes) -> bytes | None:
         """The whole stored action, for those who decode it with `records.unpack_action`."""
         with self._read() as txn:
             return self._action(txn, key)
 
-    def _all_present(self, txn: Any, keys: Sequence[bytes]) -> bool:
+    def _present(self, txn: Any, keys: Sequence[bytes]) -> list[bytes]:
         with txn.cursor(self._meta) as cursor:
-            return len(cursor.getmulti(keys, values=False)) == len(keys)
+            # One call for all keys: a loop of lookups would take and release the GIL for each.
+            found: list[bytes] = cursor.getmulti(keys, values=False)
+            return found
+
+    def _complete(self, txn: Any, action: PackedAction) -> bool:
+        return len(self._present(txn, action.references)) == len(action.references)
 
     def _action(self, txn: Any, key: bytes) -> bytes | None:
         raw = txn.get(key, db=self._meta)
@@ -211,9 +214,7 @@ class Index:
             known = self._put(txn, changes)
             for key, packed in changes.dropped_actions:
                 # Not if its blobs have come meanwhile: somebody may have been told so.
-                if self._action(txn, key) == packed and not self._all_present(
-                    txn, cut_action(packed).references
-                ):
+                if self._action(txn, key) == packed and not self._complete(txn, cut_action(packed)):
                     self._remove(txn, key)
             self._reach("before-commit")
         self._reach("after-commit")

@@ -48,7 +48,7 @@ class StoreOptions:
     """Blobs from this size on, bytes, are written past the system's cache in `strict`: cheaper,
     but whoever reads such a blob first reads it from the disk."""
     max_open_uploads: int = 2048
-    """Streams that write at once in one process; each may hold `uploads.FLUSH_BYTES`."""
+    """Streams that write at once in one process; each may hold `uploads.BUFFER_BYTES`."""
 
 
 def open_store(
@@ -221,8 +221,7 @@ class LocalStore:
             return False
         if found.expanded != action.expanded or found.references != list(action.references):
             return False
-        self._touched.update(found.references)
-        self._touched.add(key)
+        self._touch((*found.references, key))
         return True
 
     def drop_action(self, instance: str, digest: Digest, action: Action, /) -> None:

@@ -102,7 +102,7 @@ class MemoryStore:
                 raise InvalidArgument(
                     f"write_offset is {offset}, expected the committed size {committed}"
                 )
-            _check_size(digest, offset + len(data))
+            digests.check_size(digest, offset + len(data))
             staged = self._staged.setdefault(name, bytearray())
             staged += data
             upload = MemoryUpload(self, name, digest, staged)
@@ -163,7 +163,7 @@ class MemoryUpload:
         return len(self._staged) + len(self._buffer)
 
     def append(self, data: Buffer, /) -> bool:
-        _check_size(self.digest, self.offset + len(data))
+        digests.check_size(self.digest, self.offset + len(data))
         self._buffer += data
         return True
 
@@ -227,11 +227,6 @@ class BytesBlob:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _check_size(digest: Digest, size: int) -> None:
-    if size > digest.size:
-        raise InvalidArgument(f"{size} bytes were sent for blob {digest}, which has {digest.size}")
 
 
 def _action_key(instance: str, digest: Digest) -> tuple[str, bytes]:

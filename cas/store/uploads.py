@@ -84,15 +84,16 @@ class Uploads:
     def begin(self, name: str, digest: Digest, offset: int, data: Buffer) -> LocalUpload:
         """See `BlobStore.upload`."""
         if offset == 0:
-            _check_size(digest, len(data))
+            digests.check_size(digest, len(data))
         self._admit()
         try:
-            upload, todo = self._hold(self.layout.upload(name), digest, offset, data)
+            upload = self._hold(self.layout.upload(name), digest, offset, data)
         except BaseException:
             self.released()
             raise
         try:
-            if upload.append(todo):
+            # All of it has its place already where a living stream was taken over.
+            if upload.append(data[upload.offset - offset :]):
                 upload.flush()
         except BaseException:
             with suppress(CasError, OSError):
@@ -182,16 +183,14 @@ class Uploads:
                 )
             self._open += 1
 
-    def _hold(
-        self, path: str, digest: Digest, offset: int, data: Buffer
-    ) -> tuple[LocalUpload, Buffer]:
-        """The upload, and what of `data` is still to be appended."""
+    def _hold(self, path: str, digest: Digest, offset: int, data: Buffer) -> LocalUpload:
+        """The upload at `offset`; behind `data` where it was taken over from a living stream."""
         while True:
             fd = self.files.create(path) if offset == 0 else None
             if fd is not None:
                 if self.files.hold(fd):
                     self._hashers.pop(path, None)
-                    return LocalUpload(self, digest, path, fd, 0, digest.function.new()), data
+                    return LocalUpload(self, digest, path, fd, 0, digest.function.new())
                 # Another stream took the file over in the moment since it was made.
                 self.files.close(fd)
             fd = self.files.open_staging(path)
@@ -205,25 +204,24 @@ class Uploads:
 
     def _take_over(
         self, path: str, fd: int, digest: Digest, offset: int, data: Buffer
-    ) -> tuple[LocalUpload, Buffer] | None:
+    ) -> LocalUpload | None:
         """Resumes the staging file `fd`; None when `path` names it no more."""
         living = not self.files.hold(fd)
         try:
-            if living and not offset == digest.size == self.files.size(fd):
+            size = self.files.size(fd)
+            if living and not offset == digest.size == size:
                 copy = self._replace_living(path, fd, digest, offset, data)
                 self.files.close(fd)
                 if copy is None:
                     return None
-                fd = copy
-                data = b""
+                fd, size = copy, offset + len(data)
             elif not self.files.names(path, fd):
                 self.files.close(fd)
                 return None
-            elif self.files.size(fd) != offset:
-                raise _wrong_offset(offset, self.files.size(fd))
-            size = self.files.size(fd)
+            elif size != offset:
+                raise _wrong_offset(offset, size)
             hasher = self._hash_state(path, fd, size, digest)
-            return LocalUpload(self, digest, path, fd, size, hasher), data
+            return LocalUpload(self, digest, path, fd, size, hasher)
         except BaseException:
             self.files.close(fd)
             raise
@@ -240,7 +238,7 @@ class Uploads:
             size = self.files.size(fd)
             if size != offset:
                 raise _wrong_offset(offset, size)
-            _check_size(digest, size + len(data))
+            digests.check_size(digest, size + len(data))
             beside = f"{path}.{secrets.token_hex(8)}"
             copy = self.files.create(beside)
             if copy is None:
@@ -277,11 +275,6 @@ class Uploads:
         return hasher
 
 
-def _check_size(digest: Digest, size: int) -> None:
-    if size > digest.size:
-        raise InvalidArgument(f"{size} bytes were sent for blob {digest}, which has {digest.size}")
-
-
 def _wrong_offset(offset: int, committed: int) -> InvalidArgument:
     return InvalidArgument(f"write_offset is {offset}, expected the committed size {committed}")
 
@@ -298,8 +291,8 @@ class LocalUpload:
     """See `interface.Upload`.  Holds its staging file from the beginning to the end."""
 
     __slots__ = (
-        "_buffer", "_direct", "_fd", "_fill", "_flushed", "_hasher", "_open", "_path", "_rest",
-        "_uploads", "_view", "digest", "offset",
+        "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_open", "_path", "_rest", "_uploads",
+        "_view", "digest", "offset",
     )  # fmt: skip
 
     def __init__(
@@ -312,7 +305,6 @@ class LocalUpload:
         self._flushed = size
         """Bytes in the file; the hasher has seen just these."""
         self._hasher = hasher
-        self._direct = uploads.writes_past_cache(digest)
         self._buffer = uploads.take_buffer()
         self._view = memoryview(self._buffer)
         self._fill = 0
@@ -323,7 +315,7 @@ class LocalUpload:
 
     def append(self, data: Buffer, /) -> bool:
         offset = self.offset + len(data)
-        _check_size(self.digest, offset)
+        digests.check_size(self.digest, offset)
         self.offset = offset
         start = self._fill
         end = start + len(data)
@@ -347,7 +339,7 @@ class LocalUpload:
             while self._fill:
                 part = self._view[: self._fill]
                 # In this order: should the write fail, the hasher still fits `_flushed`.
-                if self._direct:
+                if self._uploads.writes_past_cache(self.digest):
                     self._flushed = files.write_past_cache(self._fd, part, self._flushed)
                 else:
                     self._flushed = files.write(self._fd, [part], self._flushed)

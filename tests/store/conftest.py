@@ -10,7 +10,7 @@ import pytest
 
 from cas.digest import Digest
 from cas.store.directory import prepare
-from cas.store.interface import BlobStore, Durability, Upload
+from cas.store.interface import Action, BlobStore, Durability, Upload
 from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.memory import MemoryStore
 
@@ -30,6 +30,13 @@ class Clock:
 def begin(store: BlobStore, name: str, digest: Digest) -> Upload:
     """Begins the upload, or resumes it where it is."""
     return store.upload(name, digest, store.committed_size(name) or 0, b"")
+
+
+def found(store: BlobStore, instance: str, digest: Digest) -> Action:
+    """The action result that is kept there."""
+    action = store.action(instance, digest)
+    assert action is not None
+    return action
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from cas.errors import (
     StoreClosed,
     UploadSuperseded,
 )
-from cas.store.interface import Action, BlobStore, NewAction
-from tests.store.conftest import Clock, begin
+from cas.store.interface import BlobStore, NewAction
+from tests.store.conftest import Clock, begin, found
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 20)
@@ -31,12 +31,6 @@ def put(store: BlobStore, data: bytes) -> Digest:
     [pending] = store.put([(digest, data)])
     pending.wait(30)
     return digest
-
-
-def found(store: BlobStore, instance: str, digest: Digest) -> Action:
-    action = store.action(instance, digest)
-    assert action is not None
-    return action
 
 
 def read(store: BlobStore, digest: Digest, chunk: int = 100_000) -> bytes:

@@ -23,9 +23,9 @@ from cas.digest import Digest
 from cas.errors import DataLoss, NoSpace, NotFound, UploadSuperseded
 from cas.index.lmdb import Index
 from cas.index.records import FILE, INLINE, Record
-from cas.store.interface import Action, BlobStore, Durability, NewAction
+from cas.store.interface import BlobStore, Durability, NewAction
 from cas.store.layout import Layout, parse_blob
-from tests.store.conftest import Clock, Opener, begin
+from tests.store.conftest import Clock, Opener, begin, found
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 20)
@@ -41,12 +41,6 @@ def record_of(index: Index, key: bytes) -> Record:
     record = index.record(key)
     assert record is not None
     return record
-
-
-def found(store: BlobStore, instance: str, digest: Digest) -> Action:
-    action = store.action(instance, digest)
-    assert action is not None
-    return action
 
 
 def blob_files(tmp_path: Path) -> list[Path]:
@@ -101,10 +95,8 @@ class TestAcrossRestarts:
             f"""
             import os, sys
             from pathlib import Path
-from typing import Any
             from cas import digest as digests
-from cas.digest import Digest
-            from cas.store.interface import Action, BlobStore, Durability, NewAction
+            from cas.store.interface import NewAction
             from cas.store.local import StoreOptions, open_store
             store = open_store(Path({str(tmp_path / "store")!r}), StoreOptions({durability!r}))
             for number in range(10_000):
