@@ -107,6 +107,8 @@ def gone(pid: int) -> bool:
     """Whether the process runs no more; nobody may have waited for it yet."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
+        threads = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return status.rpartition(")")[2].split()[0] in "ZX"
+    # A killed process's first thread is a zombie while others still hold files and ports.
+    return status.rpartition(")")[2].split()[0] in "ZX" and len(threads) <= 1
