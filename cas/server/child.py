@@ -15,7 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cas.server import messages
-from cas.server.messages import Event, Task
+from cas.server.messages import Event, Role, Task
+
+MODULES: Mapping[Role, str] = {
+    "grpc": "cas.server.worker",
+    "http": "cas.server.front",
+    "janitor": "cas.server.janitor",
+}
+"""What runs a worker of each role.  Named, never imported: a supervisor stays small."""
 
 _READ_SIZE = 65_536
 
@@ -28,7 +35,7 @@ class Child:
         self._events, theirs = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, *_safe_path(), "-m", "cas.server.worker", str(theirs)],
+                [sys.executable, *_safe_path(), "-m", MODULES[task.role], str(theirs)],
                 stdin=subprocess.PIPE,
                 # Stdout is the supervisor's: one line, for whoever started it.
                 stdout=sys.stderr,

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 from cas import config
 from cas.config import Config
 
 DRAIN = b"drain\n"
 
+Role = Literal["grpc", "http", "janitor"]
+"""What a worker is for.  Its module: `cas.server.child.MODULES`."""
+
 READY = "ready"
 """The worker serves."""
 BEAT = "beat"
-"""The worker's engine answered."""
+"""The worker's own loop, or its engine's, went on."""
 FATAL = "fatal"
 """The worker cannot serve; `Event.detail` says why."""
 
@@ -27,12 +31,13 @@ FATAL = "fatal"
 class Task:
     """What one worker is to do."""
 
+    role: Role
     number: int
-    """Which of the supervisor's workers this is, from 0."""
+    """Which of the supervisor's workers of this role it is, from 0."""
     supervisor: int
     """The supervisor's process id."""
     addresses: tuple[str, ...]
-    """Where to listen, as gRPC writes it: numeric hosts, no port 0."""
+    """Where to listen, as gRPC writes it: numeric hosts, no port 0.  None for a janitor."""
     config: Config
 
 
@@ -48,6 +53,7 @@ def encode_task(task: Task) -> bytes:
     """`task` as one line."""
     return _line(
         {
+            "role": task.role,
             "number": task.number,
             "supervisor": task.supervisor,
             "addresses": task.addresses,
@@ -60,6 +66,7 @@ def decode_task(line: bytes) -> Task:
     """The task that `encode_task` was given."""
     fields = json.loads(line)
     return Task(
+        role=fields["role"],
         number=fields["number"],
         supervisor=fields["supervisor"],
         addresses=tuple(fields["addresses"]),

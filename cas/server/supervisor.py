@@ -1,5 +1,7 @@
 """The supervisor of `cas serve`: holds the directory and the address, keeps workers alive.
 
+A worker is any process that it starts, whatever its role.
+
 Rule: one thread, one loop; signal handlers only append, the loop acts.  It serves nothing
 and imports neither gRPC nor LMDB: it must stay small and must not be able to crash with
 what its workers crash with.  `run` reads from start to drain, top to bottom.
@@ -28,7 +30,7 @@ from cas.rpc import environment
 from cas.server import backoff, cores, listen, messages
 from cas.server.child import Child, how_it_ended
 from cas.server.listen import Reserved
-from cas.server.messages import Task
+from cas.server.messages import Role, Task
 from cas.store.directory import prepare
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,9 @@ SAME_SIGNAL = 0.3
 """Seconds in which a second signal is still the first one: timeout(1) sends it to the
 process and to its group, a shell and a terminal may do the same."""
 
+DRAIN_ORDER: tuple[tuple[Role, ...], ...] = (("grpc", "http"), ("janitor",))
+"""Who ends before whom: calls that still run may need the room that the janitor makes."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -85,7 +90,11 @@ def run(config: Config) -> int:
 class _Slot:
     """One of the workers that there should be."""
 
+    role: Role
     number: int
+    """Among those of its role, from 0."""
+    addresses: tuple[str, ...] = ()
+    """What it is to listen on."""
     child: Child | None = None
     ready: bool = False
     since: float = 0.0
@@ -99,6 +108,11 @@ class _Slot:
     due: float = 0.0
     """When to start it again; while a hung one lives, when to kill it."""
     hung: bool = False
+
+    def facts(self) -> dict[str, object]:
+        """What a log line says of it."""
+        facts: dict[str, object] = {"role": self.role, "worker": self.number}
+        return {**facts, "worker_pid": self.child.pid} if self.child else facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +139,12 @@ class Supervisor:
         self._config = config
         self._reserved = reserved
         self._wakeup = wakeup
-        self._slots = [_Slot(number) for number in range(_worker_count(config, reserved))]
+        self._slots = [
+            _Slot("grpc", number, reserved.addresses)
+            for number in range(_worker_count(config, reserved))
+        ]
+        """Those who serve."""
+        self._janitor = _Slot("janitor", 0)
         self._selector = selectors.DefaultSelector()
         self._selector.register(wakeup.socket, selectors.EVENT_READ)
         self._environ = _environ()
@@ -141,6 +160,9 @@ class Supervisor:
             while self._stop is None and not all(slot.ready for slot in self._slots):
                 self._turn()
             if self._stop is None:
+                # Not before: nobody waits for it, and its start would take their time.
+                self._slots.append(self._janitor)
+                self._start(self._janitor)
                 self._announce()
             while self._stop is None:
                 self._turn()
@@ -157,13 +179,17 @@ class Supervisor:
                 "dir": str(self._config.dir),
                 "engine": self._config.engine,
                 "durability": self._config.durability,
-                "workers": [slot.child.pid for slot in self._slots if slot.child],
+                "workers": self._pids("grpc"),
+                "janitor": self._janitor.child.pid if self._janitor.child else None,
             },
         )
         # Whoever started the server may have gone without reading.
         if sys.stdout is not None:
             with contextlib.suppress(OSError):
                 os.write(sys.stdout.fileno(), _ready_line(self._reserved))
+
+    def _pids(self, role: Role) -> list[int]:
+        return [slot.child.pid for slot in self._slots if slot.child and slot.role == role]
 
     def _drain(self) -> int:
         """Ends the workers in good order; the exit code."""
@@ -177,18 +203,20 @@ class Supervisor:
         )
         begun = time.monotonic()
         deadline = begun + self._config.drain_timeout + CLOSE_TIMEOUT
-        for slot in self._slots:
-            if slot.child:
-                slot.child.drain()
-        while any(slot.child for slot in self._slots):
-            self._turn()
-            again = self._wakeup.stop_signal()
-            if again and time.monotonic() - begun > SAME_SIGNAL:
-                logger.error("stopped at once", extra={"signal": signal.Signals(again).name})
-                return 128 + again
-            if time.monotonic() > deadline:
-                logger.error("drain did not end in time; workers are killed")
-                return 1
+        for roles in DRAIN_ORDER:
+            leaving = [slot for slot in self._slots if slot.role in roles]
+            for slot in leaving:
+                if slot.child:
+                    slot.child.drain()
+            while any(slot.child for slot in leaving):
+                self._turn()
+                again = self._wakeup.stop_signal()
+                if again and time.monotonic() - begun > SAME_SIGNAL:
+                    logger.error("stopped at once", extra={"signal": signal.Signals(again).name})
+                    return 128 + again
+                if time.monotonic() > deadline:
+                    logger.error("drain did not end in time; workers are killed")
+                    return 1
         logger.info("stopped")
         return 0 if self._clean else 1
 
@@ -220,9 +248,10 @@ class Supervisor:
 
     def _start(self, slot: _Slot) -> None:
         task = Task(
+            role=slot.role,
             number=slot.number,
             supervisor=os.getpid(),
-            addresses=self._reserved.addresses,
+            addresses=slot.addresses,
             config=self._config,
         )
         try:
@@ -230,12 +259,12 @@ class Supervisor:
         except OSError as error:
             if not self._serving:
                 raise
-            self._try_later(slot, {"worker": slot.number, "reason": str(error)}, well=False)
+            self._try_later(slot, {**slot.facts(), "reason": str(error)}, well=False)
             return
         slot.child, slot.ready, slot.hung, slot.reason = child, False, False, ""
         slot.since = slot.heard = time.monotonic()
         self._selector.register(child, selectors.EVENT_READ, slot)
-        logger.debug("worker started", extra={"worker": slot.number, "worker_pid": child.pid})
+        logger.debug("worker started", extra=slot.facts())
 
     def _listen(self, slot: _Slot) -> None:
         """Takes in what the worker said."""
@@ -253,11 +282,8 @@ class Supervisor:
                 slot.reason = event.detail
             elif event.kind == messages.READY:
                 slot.ready, slot.since = True, now
-                if self._serving:
-                    logger.info(
-                        "worker serves again",
-                        extra={"worker": slot.number, "worker_pid": slot.child.pid},
-                    )
+                if self._serving and slot.failures:
+                    logger.info("worker serves again", extra=slot.facts())
 
     def _judge(self, slot: _Slot, child: Child, now: float) -> None:
         """Kills a worker that has stopped answering; its exit is then like any other."""
@@ -269,7 +295,7 @@ class Supervisor:
         if silent > (self._config.heartbeat_timeout if slot.ready else START_TIMEOUT):
             logger.error(
                 "worker does not answer; it is killed",
-                extra={"worker": slot.number, "worker_pid": child.pid, "silent": round(silent, 1)},
+                extra={**slot.facts(), "silent": round(silent, 1)},
             )
             child.dump()
             slot.hung, slot.due = True, now + DUMP_TIME
@@ -285,9 +311,9 @@ class Supervisor:
         with contextlib.suppress(KeyError):
             self._selector.unregister(child)
         child.close()
-        was_ready, slot.child, slot.ready = slot.ready, None, False
         how = how_it_ended(code)
-        facts: dict[str, object] = {"worker": slot.number, "worker_pid": child.pid, "ended": how}
+        facts = {**slot.facts(), "ended": how}
+        was_ready, slot.child, slot.ready = slot.ready, None, False
         if slot.reason:
             facts["reason"] = slot.reason
         if self._stop is not None:

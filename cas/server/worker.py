@@ -1,6 +1,6 @@
-"""One worker process: the composition root.
+"""One worker process of role grpc: the composition root.
 
-Rule: the only place that knows which store, servicers and engine are put together; `_serve`
+Rule: the only place that knows which store, servicers and engine are put together; `serve`
 reads from start to drain, top to bottom.  Started by `cas.server.supervisor` only, which
 hands over the task on stdin and hears of the worker over the pipe named in its argument.
 """
@@ -8,53 +8,21 @@ hands over the task on stdin and hears of the worker over the pipe named in its 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import logging
-import resource
-import signal
 import sys
-from collections.abc import Sequence
 
-from cas import log
 from cas.api import service
 from cas.api.limits import Limits
 from cas.config import Config
-from cas.errors import CasError
 from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
-from cas.server import health, reflection
+from cas.server import health, process, reflection
 from cas.server.link import Link
-from cas.server.messages import BEAT, FATAL, READY, Event, Task
+from cas.server.messages import BEAT, READY, Event, Task
+from cas.server.process import BEAT_INTERVAL
 from cas.store.local import LocalStore, StoreOptions, open_store
 
-logger = logging.getLogger("cas.server.worker")
 
-BEAT_INTERVAL = 1.0
-"""Seconds between two signs of life, and for the engine to give one."""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Serves as the supervisor's task says until told to drain; the exit code."""
-    link = Link(int(arguments[0]))
-    task = link.task()
-    log.configure(task.config.log_format, task.config.log_level, fields={"worker": task.number})
-    # What a crash in native code, or a hang (the supervisor sends SIGUSR1), was doing.
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    _allow_open_files()
-    try:
-        with link.signals():
-            _serve(task, link)
-        return 0
-    except (CasError, OSError) as error:
-        link.tell(Event(FATAL, str(error)))
-    except Exception as error:
-        logger.exception("worker failed")
-        link.tell(Event(FATAL, f"{type(error).__name__}: {error}"))
-    return 1
-
-
-def _serve(task: Task, link: Link) -> None:
+def serve(task: Task, link: Link) -> None:
     """Start, serve, drain."""
     config = task.config
     with contextlib.ExitStack() as opened:
@@ -120,13 +88,5 @@ def _engine(config: Config) -> Engine:
     )
 
 
-def _allow_open_files() -> None:
-    """Raises the limit of open files as far as it may go: connections, uploads and reads
-    each hold one, and the usual 1,024 are few."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(process.main(sys.argv[1:], serve))

@@ -52,6 +52,12 @@ class Server:
         pids: list[int] = event["workers"]
         return pids
 
+    def janitor(self) -> int:
+        """The janitor's process id at the first ready line."""
+        (event,) = self.events("serving")
+        pid: int = event["janitor"]
+        return pid
+
     def again(self) -> list[int]:
         """The process ids of workers that took a dead one's place, once they serve."""
         return [event["worker_pid"] for event in self.events("worker serves again")]

@@ -27,6 +27,7 @@ def test_an_event_is_one_line_that_reads_back(kind: str, detail: str) -> None:
 
 def test_a_task_is_one_line_that_reads_back() -> None:
     task = Task(
+        role="grpc",
         number=3,
         supervisor=41,
         addresses=("127.0.0.1:80", "[::1]:80"),

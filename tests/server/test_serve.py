@@ -71,12 +71,13 @@ def test_it_says_when_it_serves_and_sigterm_ends_it_well(start: Start, engine: s
     assert not server.address.endswith(":0")
     assert health(server) == SERVING
     workers = server.workers()
-    assert len(set(workers)) == 2
-    assert not any(gone(pid) for pid in workers)
+    processes = [*workers, server.janitor()]
+    assert len(set(processes)) == 3
+    assert not any(gone(pid) for pid in processes)
 
     server.process.terminate()
     assert server.ends() == 0
-    assert all(gone(pid) for pid in workers)
+    assert all(gone(pid) for pid in processes)
     assert server.process.stdout is not None
     assert server.process.stdout.read() == ""
     assert [e["signal"] for e in server.events("draining")] == ["SIGTERM"]
@@ -258,9 +259,27 @@ def test_a_worker_told_to_stop_is_replaced(start: Start) -> None:
     assert health(server) == SERVING
 
 
+def test_a_killed_janitor_is_replaced_and_ends_last(start: Start) -> None:
+    server = start()
+    server.kill(server.janitor())
+    until(lambda: bool(server.again()), "another janitor")
+    (died,) = server.events("worker died; it is started again")
+    assert (died["role"], died["ended"]) == ("janitor", "SIGKILL")
+    (janitor,) = server.again()
+    with channel(server) as opened:
+        talk = Conversation(opened)
+        server.process.terminate()
+        until(lambda: bool(server.events("draining")), "the drain")
+        assert talk.ask() == talk.names
+        assert not gone(janitor)
+        assert talk.end() == grpc.StatusCode.OK
+    assert server.ends() == 0
+    assert gone(janitor)
+
+
 def test_workers_do_not_outlive_a_killed_supervisor(start: Start) -> None:
     server = start("--workers", "2")
-    workers = server.workers()
+    workers = [*server.workers(), server.janitor()]
     server.process.kill()
     until(lambda: all(gone(pid) for pid in workers), "the end of the workers")
     # Neither the directory nor the port is held any longer.
