@@ -10,13 +10,15 @@ one after another; it is a robust mutex, so a killed writer does not keep it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from struct import Struct
 from sys import byteorder
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import lmdb
 
@@ -36,6 +38,11 @@ from cas.index.uses import UseTimes
 MAP_SIZES = tuple(1 << power for power in (40, 38, 36, 34, 32))
 """Address space to reserve, in bytes, largest first: the first one that the system grants is
 used.  It is a limit on the file's growth, not memory taken."""
+
+DATA_FILE = "data.mdb"
+"""LMDB's name for what it keeps."""
+
+WAY_OUT = "`cas reindex` makes it anew from the blobs' files"
 
 MAX_READERS = 1024
 SPARE_TRANSACTIONS = 8
@@ -83,6 +90,32 @@ class Totals(NamedTuple):
     """The part of the index's file that was ever used."""
 
 
+class Tables(NamedTuple):
+    """An open transaction and the tables in it; of no use behind its block."""
+
+    txn: Any
+    meta: Any
+    data: Any
+    order: Any
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _reads(method: Callable[P, R]) -> Callable[P, R]:
+    """`method`, whose reads may find the file damaged; costs 0.1 µs."""
+
+    @wraps(method)
+    def read(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except lmdb.Error as error:
+            raise _translate(error) from error
+
+    return read
+
+
 class Index:
     """The open environment.  Any thread may call any method."""
 
@@ -96,28 +129,38 @@ class Index:
         """Opens or makes the index in `path`, an existing directory.
 
         `sync` False leaves the write-back to `flush` (durability batch and none).  `seam` is
-        called with "before-put", "before-commit" and "after-commit" by each `apply`; tests
-        stop a process there.
+        called with "before-put" (`apply`) or "before-remove" (`remove`), "before-commit" and
+        "after-commit" by each transaction; tests stop a process there.
+
+        Raises DataLoss when the file is damaged; the message names the way out.
         """
         self._seam = seam
         self._closed = False
         self._env = _open(path, sync)
-        self._meta = self._env.open_db(b"meta")
-        self._data = self._env.open_db(b"data", integerkey=True)
-        self._order = self._env.open_db(b"order", integerkey=True)
+        try:
+            with _translated(path):
+                self._meta = self._env.open_db(b"meta")
+                self._data = self._env.open_db(b"data", integerkey=True)
+                self._order = self._env.open_db(b"order", integerkey=True)
+        except BaseException:
+            self._env.close()
+            raise
         self._uses = UseTimes(path / "uses")
 
     # --- reads -----------------------------------------------------------------------
 
+    @_reads
     def present(self, keys: Sequence[bytes]) -> list[bytes]:
         """Those of `keys` that name a blob, in the order asked."""
         with self._read() as txn:
             return self._present(txn, keys)
 
+    @_reads
     def contains(self, key: bytes) -> bool:
         with self._read() as txn:
             return txn.get(key, db=self._meta) is not None
 
+    @_reads
     def inline(self, key: bytes) -> bytes | None:
         """The bytes of a blob that is kept inline; None says nothing of other blobs."""
         with self._read() as txn:
@@ -127,6 +170,7 @@ class Index:
             data: bytes | None = txn.get(raw[_SERIAL], db=self._data)
             return data
 
+    @_reads
     def inline_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """As `inline`, for many keys in one snapshot."""
         with self._read() as txn:
@@ -137,11 +181,13 @@ class Index:
             with txn.cursor(self._data) as cursor:
                 return {serials[serial]: data for serial, data in cursor.getmulti(serials)}
 
+    @_reads
     def record(self, key: bytes) -> Record | None:
         with self._read() as txn:
             raw = txn.get(key, db=self._meta)
         return None if raw is None else unpack_record(raw)
 
+    @_reads
     def find(self, prefix: bytes) -> bytes | None:
         """The first key that begins with `prefix`: a function's code and a hash, where a
         protocol names no size."""
@@ -151,6 +197,7 @@ class Index:
                 return key if key.startswith(prefix) else None
         return None
 
+    @_reads
     def complete_action(self, key: bytes) -> tuple[PackedAction | None, bool]:
         """The action result, and whether every blob it references is present: one snapshot,
         no message parsed.  (None, False) when there is none."""
@@ -161,6 +208,7 @@ class Index:
             action = cut_action(packed)
             return action, self._complete(txn, action)
 
+    @_reads
     def packed_action(self, key: bytes) -> bytes | None:
         """The whole stored action, for those who decode it with `records.unpack_action`."""
         with self._read() as txn:
@@ -182,6 +230,7 @@ class Index:
         packed: bytes | None = txn.get(raw[_SERIAL], db=self._data)
         return packed
 
+    @_reads
     def keys(self, after: bytes = b"", limit: int = 1000) -> list[tuple[bytes, Record]]:
         """Up to `limit` entries of `meta` behind key `after`, in key order: a page of a walk
         that holds no snapshot between pages."""
@@ -195,6 +244,7 @@ class Index:
                 found = cursor.next()
         return out
 
+    @_reads
     def totals(self) -> Totals:
         with self._read() as txn:
             entries = txn.stat(self._meta)["entries"]
@@ -202,6 +252,24 @@ class Index:
         return Totals(entries, pages * self._env.stat()["psize"])
 
     # --- writes ----------------------------------------------------------------------
+
+    def remove(self, entries: Sequence[tuple[bytes, Record]]) -> list[tuple[bytes, Record]]:
+        """Removes those of `entries` that are still the same (their serial tells), in one
+        transaction, and returns them: nothing names their files any more.
+
+        Raises NoSpace when the disk or the map is full; nothing was changed then.
+        """
+        removed = []
+        with self._write() as txn:
+            self._reach("before-remove")
+            for key, record in entries:
+                raw = txn.get(key, db=self._meta)
+                if raw is not None and raw[_SERIAL] == _SERIAL_KEY.pack(record.serial):
+                    self._remove(txn, key)
+                    removed.append((key, record))
+            self._reach("before-commit")
+        self._reach("after-commit")
+        return removed
 
     def apply(self, changes: Changes) -> list[NewBlob]:
         """Commits `changes` whole and returns those of its blobs that were there before:
@@ -261,6 +329,20 @@ class Index:
         self._closed = True
         self._uses.close()
         self._env.close()
+
+    # --- for this package's other modules ----------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Tables]:
+        """One snapshot."""
+        with _translated(), self._read() as txn:
+            yield Tables(txn, self._meta, self._data, self._order)
+
+    @contextmanager
+    def writing(self) -> Iterator[Tables]:
+        """One transaction, committed at the end of the block, undone by an error."""
+        with self._write() as txn:
+            yield Tables(txn, self._meta, self._data, self._order)
 
     # --- inside a write transaction ---------------------------------------------------
 
@@ -361,7 +443,7 @@ def _set_next_serial(txn: Any, serial: int) -> None:
 def _open(path: Path, sync: bool) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
-            return lmdb.open(
+            env = lmdb.open(
                 str(path),
                 map_size=size,
                 max_dbs=8,
@@ -373,6 +455,8 @@ def _open(path: Path, sync: bool) -> lmdb.Environment:
                 readahead=False,
                 meminit=False,
             )
+            _check_length(env, path)
+            return env
         except (MemoryError, lmdb.MemoryError):
             continue
         except lmdb.Error as error:
@@ -380,12 +464,24 @@ def _open(path: Path, sync: bool) -> lmdb.Environment:
     raise NoSpace(f"the system grants no {MAP_SIZES[-1]} bytes of address space for {path}")
 
 
+def _check_length(env: lmdb.Environment, path: Path) -> None:
+    """Raises DataLoss when the file ends before its last page: LMDB would not notice, and the
+    system ends a process that touches what a map of a file lacks."""
+    expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    found = os.stat(path / DATA_FILE).st_size
+    if found < expected:
+        env.close()
+        raise DataLoss(
+            f"the index in {path} is cut short: {found} bytes, expected {expected}; {WAY_OUT}"
+        )
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(path: Path | None = None) -> Iterator[None]:
     try:
         yield
     except lmdb.Error as error:
-        raise _translate(error) from error
+        raise _translate(error, path) from error
 
 
 def _translate(error: lmdb.Error, path: Path | None = None) -> CasError:
@@ -393,5 +489,5 @@ def _translate(error: lmdb.Error, path: Path | None = None) -> CasError:
     if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
         return NoSpace(f"the index{where} has no room left: {error}")
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)):
-        return DataLoss(f"the index{where} is damaged: {error}")
+        return DataLoss(f"the index{where} is damaged ({error}); {WAY_OUT}")
     return CasError(f"the index{where} failed: {error}")

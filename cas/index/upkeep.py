@@ -1,0 +1,191 @@
+"""What `fsck` asks of the index's tables, and how they are mended.
+
+Rule: transactions are `lmdb`'s; here is what to look for in them.  Walks go page by page, so
+that they may run beside a server, and hold nothing per entry.
+
+What must hold: each `meta` record has its row in `order`, except the empty blobs, which
+nothing may evict; one that is not in a file has its bytes in `data`; no other rows are in
+either; and the next serial is above every one in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import NamedTuple
+
+from cas import digest as digests
+from cas.digest import FUNCTIONS
+from cas.errors import DataLoss
+from cas.index.lmdb import Index, Tables
+from cas.index.records import ACTION, FILE, Record, cut_action, unpack_record
+
+PAGE = 1000
+"""Rows in one snapshot."""
+
+_SERIAL = slice(6, 14)
+_KEY = Struct("=Q")
+_NEXT = b"next serial"
+
+ORDER, DATA = "order", "data"
+
+
+class Row(NamedTuple):
+    """An entry of `meta`, and what is wrong with it inside the index."""
+
+    key: bytes
+    record: Record | None
+    """None when it cannot be read."""
+    wrong: str
+    """Empty when all is well; else as a sentence goes on after the entry's name."""
+    unlisted: bool
+    """Whether it lacks its row in `order`."""
+
+
+class Stray(NamedTuple):
+    """A row that no record names."""
+
+    table: str
+    serial: int
+
+
+@dataclass(slots=True)
+class Mending:
+    """What one transaction is to mend."""
+
+    drop: list[bytes] = field(default_factory=list)
+    """Entries that are of no use."""
+    enlist: list[tuple[bytes, Record]] = field(default_factory=list)
+    strays: list[Stray] = field(default_factory=list)
+
+
+def rows(index: Index) -> Iterator[Row]:
+    """Every entry, in key order."""
+    after: bytes | None = None
+    while True:
+        page: list[Row] = []
+        with index.reading() as tables, tables.txn.cursor(tables.meta) as cursor:
+            found = cursor.first() if after is None else cursor.set_range(after)
+            if found and cursor.key() == after:
+                found = cursor.next()
+            while found and len(page) < PAGE:
+                page.append(_row(tables, cursor.key(), cursor.value()))
+                found = cursor.next()
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].key
+
+
+def _row(tables: Tables, key: bytes, raw: bytes) -> Row:
+    pinned = key in _PINNED
+    try:
+        record = unpack_record(raw)
+        if key[:1] != b"\0":
+            digests.from_key(key)
+    except DataLoss as error:
+        return Row(key, None, f"cannot be read: {error}", unlisted=False)
+    place = raw[_SERIAL]
+    wrong = ""
+    if record.where != FILE:
+        wrong = _judge_data(key, record, tables.txn.get(place, db=tables.data))
+    listed = tables.txn.get(place, db=tables.order)
+    if listed is not None and listed != key:
+        wrong = f"has the number of another entry, {record.serial}"
+    return Row(key, record, wrong, unlisted=not pinned and listed is None)
+
+
+def _judge_data(key: bytes, record: Record, data: bytes | None) -> str:
+    if data is None:
+        return "has no bytes"
+    if record.where == ACTION:
+        try:
+            cut_action(data)
+        except DataLoss as error:
+            return f"cannot be read: {error}"
+        return ""
+    size = digests.from_key(key).size
+    return "" if len(data) == size else f"has {len(data)} bytes"
+
+
+def strays(index: Index) -> Iterator[Stray]:
+    """Every row of `order` and `data` that no record names."""
+    with index.reading() as tables:
+        raws = [tables.txn.get(key, db=tables.meta) for key in _PINNED]
+    pinned = {raw[_SERIAL] for raw in raws if raw is not None}
+    for table in (ORDER, DATA):
+        after: bytes | None = None
+        while True:
+            page: list[tuple[bytes, bool]] = []
+            with index.reading() as tables, tables.txn.cursor(getattr(tables, table)) as cursor:
+                found = cursor.first() if after is None else cursor.set_range(after)
+                if found and cursor.key() == after:
+                    found = cursor.next()
+                while found and len(page) < PAGE:
+                    place = cursor.key()
+                    page.append((place, place in pinned or _named(tables, place)))
+                    found = cursor.next()
+            yield from (Stray(table, _KEY.unpack(place)[0]) for place, named in page if not named)
+            if len(page) < PAGE:
+                break
+            after = page[-1][0]
+
+
+def _named(tables: Tables, place: bytes) -> bool:
+    """Whether a record names this serial.  One that `order` does not list was enlisted before."""
+    key = tables.txn.get(place, db=tables.order)
+    raw = None if key is None else tables.txn.get(key, db=tables.meta)
+    return raw is not None and raw[_SERIAL] == place
+
+
+def mend(index: Index, mending: Mending) -> None:
+    """One transaction; entries first, so that what they leave is no stray."""
+    with index.writing() as tables:
+        for key in mending.drop:
+            raw = tables.txn.pop(key, db=tables.meta)
+            place = b"" if raw is None else raw[_SERIAL]
+            # An unreadable record may name another entry's serial; then what it leaves is stray.
+            if len(place) == _KEY.size and tables.txn.get(place, db=tables.order) == key:
+                tables.txn.delete(place, db=tables.order)
+                tables.txn.delete(place, db=tables.data)
+        for key, record in mending.enlist:
+            tables.txn.put(_KEY.pack(record.serial), key, db=tables.order)
+        for stray in mending.strays:
+            tables.txn.delete(_KEY.pack(stray.serial), db=getattr(tables, stray.table))
+
+
+def serials_behind(index: Index) -> int:
+    """By how much the next serial must grow to be above every one in use; 0 when all is well."""
+    with index.reading() as tables:
+        return max(0, _highest(tables) + 1 - _next(tables))
+
+
+def raise_serial(index: Index) -> None:
+    """Puts the next serial above every one in use."""
+    with index.writing() as tables:
+        tables.txn.put(_NEXT, _KEY.pack(max(_next(tables), _highest(tables) + 1)))
+
+
+def _next(tables: Tables) -> int:
+    raw = tables.txn.get(_NEXT)
+    return _KEY.unpack(raw)[0] if raw is not None else 0
+
+
+def _highest(tables: Tables) -> int:
+    highest = -1
+    for table in (tables.order, tables.data):
+        with tables.txn.cursor(table) as cursor:
+            if cursor.last():
+                highest = max(highest, _KEY.unpack(cursor.key())[0])
+    return highest
+
+
+def count(index: Index) -> int:
+    """Entries of `meta`, for a progress bar."""
+    with index.reading() as tables:
+        entries: int = tables.txn.stat(tables.meta)["entries"]
+        return entries
+
+
+_PINNED: Sequence[bytes] = tuple(digests.empty(function).key for function in FUNCTIONS)
