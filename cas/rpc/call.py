@@ -74,7 +74,7 @@ class Call:
         except Exception as error:
             extra = {"method": self.method.name}
             logger.debug("request not parsed", exc_info=True, extra=extra)
-            self.status = (grpc.StatusCode.INTERNAL, UNREADABLE)
+            self.status = (grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
             raise grpc.aio.AbortError(UNREADABLE) from error
 
     def serialized(self, message: Any) -> bytes:

@@ -136,7 +136,8 @@ class Engine(Protocol):
     remembered, so a `grpc.GenericRpcHandler` must choose by name alone.
 
     A client is told UNKNOWN, and nothing else, of an exception that a handler lets out; the
-    log has it.  A message that cannot be parsed or serialized is INTERNAL.
+    log has it.  A request that cannot be parsed is INVALID_ARGUMENT, a response that cannot be
+    serialized is INTERNAL.
 
     Order of use: add handlers and ports, `start`, then `stop` once, and
     `wait_for_termination` from the thread that has nothing else to do.
