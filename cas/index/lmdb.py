@@ -27,6 +27,7 @@ from cas.index.records import (
     ACTION,
     FILE,
     INLINE,
+    RECORD_BYTES,
     PackedAction,
     Record,
     cut_action,
@@ -61,12 +62,14 @@ class NewBlob(NamedTuple):
 
 
 class NewAction(NamedTuple):
-    """An action result to enter, replacing what is there."""
+    """An action result, or a value, to enter, replacing what is there."""
 
     key: bytes
-    """As `records.action_key` gives it."""
+    """As `records.action_key` or `value_key` gives it."""
     packed: bytes
-    """As `records.pack_action` gives it."""
+    """As `records.pack_action` or `pack_value` gives it."""
+    where: int = ACTION
+    """ACTION or VALUE."""
 
 
 @dataclass(slots=True)
@@ -78,7 +81,9 @@ class Changes:
     blobs: list[NewBlob] = field(default_factory=list)
     actions: list[NewAction] = field(default_factory=list)
     dropped_actions: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """(key, packed) of action results found dead: dropped if they are still the same."""
+    """(key, packed) of action results and values found dead: dropped if still the same."""
+    dropped: list[bytes] = field(default_factory=list)
+    """Keys of action results and values to drop, whatever they are, before the rest."""
 
 
 class Totals(NamedTuple):
@@ -88,6 +93,12 @@ class Totals(NamedTuple):
     """Blobs and action results."""
     used_bytes: int
     """The part of the index's file that was ever used."""
+    live_bytes: int
+    """The pages of that which hold something."""
+    disk_bytes: int
+    """What the index takes on disk, all of its files."""
+    file_bytes: int
+    """What the blobs' files take on disk."""
 
 
 class Tables(NamedTuple):
@@ -97,6 +108,19 @@ class Tables(NamedTuple):
     meta: Any
     data: Any
     order: Any
+    condemned: Any
+
+
+@dataclass(slots=True)
+class _Change:
+    """What a write transaction does beside its tables."""
+
+    file_bytes: int = 0
+    """By how much the blobs' files grow."""
+    gone: list[int] = field(default_factory=list)
+    """Serials of entries that were removed."""
+    recount: bool = False
+    """Whether to sum up `file_bytes` of all entries anew."""
 
 
 P = ParamSpec("P")
@@ -136,16 +160,21 @@ class Index:
         """
         self._seam = seam
         self._closed = False
+        self._path = path
+        self._change = _Change()
+        """What the transaction under way, of which there is one at most, does beside its tables."""
         self._env = _open(path, sync)
         try:
             with _translated(path):
                 self._meta = self._env.open_db(b"meta")
                 self._data = self._env.open_db(b"data", integerkey=True)
                 self._order = self._env.open_db(b"order", integerkey=True)
+                self._condemned = self._env.open_db(b"condemned", integerkey=True)
         except BaseException:
             self._env.close()
             raise
-        self._uses = UseTimes(path / "uses")
+        self.uses = UseTimes(path / "uses")
+        """For this package's other modules."""
 
     # --- reads -----------------------------------------------------------------------
 
@@ -198,6 +227,16 @@ class Index:
         return None
 
     @_reads
+    def find_inline(self, prefix: bytes) -> tuple[bytes, bytes | None] | None:
+        """As `find`, with the blob's bytes when they are kept inline."""
+        with self._read() as txn, txn.cursor(self._meta) as cursor:
+            if not cursor.set_range(prefix):
+                return None
+            key, raw = cursor.item()
+            if not key.startswith(prefix):
+                return None
+            return key, txn.get(raw[_SERIAL], db=self._data) if raw[_WHERE] == INLINE else None
+
     def complete_action(self, key: bytes) -> tuple[PackedAction | None, bool]:
         """The action result, and whether every blob it references is present: one snapshot,
         no message parsed.  (None, False) when there is none."""
@@ -247,9 +286,25 @@ class Index:
     @_reads
     def totals(self) -> Totals:
         with self._read() as txn:
-            entries = txn.stat(self._meta)["entries"]
-            pages = self._env.info()["last_pgno"] + 1
-        return Totals(entries, pages * self._env.stat()["psize"])
+            raw = txn.get(_FILE_BYTES)
+            if raw is not None or not txn.stat(self._meta)["entries"]:
+                return self._totals(txn, raw)
+        # An index from before they were counted.
+        with self._write() as txn:
+            self._change.recount = True
+        with self._read() as txn:
+            return self._totals(txn, txn.get(_FILE_BYTES))
+
+    def _totals(self, txn: Any, file_bytes: bytes | None) -> Totals:
+        size = self._env.stat()["psize"]
+        used = (self._env.info()["last_pgno"] + 1) * size
+        found = txn.stat(self._meta)
+        live = _pages(found)
+        for table in (self._data, self._order, self._condemned):
+            live += _pages(txn.stat(table))
+        disk = os.stat(self._path / DATA_FILE).st_blocks * 512 + self.uses.disk_bytes()
+        files = 0 if file_bytes is None else _SERIAL_KEY.unpack(file_bytes)[0]
+        return Totals(found["entries"], used, live * size, disk, files)
 
     # --- writes ----------------------------------------------------------------------
 
@@ -263,13 +318,57 @@ class Index:
         with self._write() as txn:
             self._reach("before-remove")
             for key, record in entries:
-                raw = txn.get(key, db=self._meta)
-                if raw is not None and raw[_SERIAL] == _SERIAL_KEY.pack(record.serial):
+                if self._is_same(txn, key, record):
                     self._remove(txn, key)
                     removed.append((key, record))
             self._reach("before-commit")
         self._reach("after-commit")
         return removed
+
+    def evict(
+        self, entries: Sequence[tuple[bytes, Record]], unused_since: int, done: Iterable[int] = ()
+    ) -> list[tuple[bytes, Record]]:
+        """As `remove`, for those of `entries` that were not used after minute `unused_since`.
+
+        Notes in the same transaction which files are to go, so that a process that is killed
+        before it removed them leaves no orphans: see `condemned`.  `done` are the serials of
+        earlier ones whose files are gone.
+        """
+        removed = []
+        with self._write() as txn:
+            self._reach("before-remove")
+            for serial in done:
+                txn.delete(_SERIAL_KEY.pack(serial), db=self._condemned)
+            for key, record in entries:
+                if not self._is_same(txn, key, record):
+                    continue
+                if self.uses.load(record.serial) > unused_since:
+                    continue
+                self._remove(txn, key)
+                if record.where == FILE:
+                    place = _SERIAL_KEY.pack(record.serial)
+                    txn.put(place, pack_record(record) + key, db=self._condemned)
+                removed.append((key, record))
+            self._reach("before-commit")
+        self._reach("after-commit")
+        return removed
+
+    @_reads
+    def condemned(self) -> list[tuple[bytes, Record]]:
+        """Evicted blobs whose files may still be there."""
+        out = []
+        with self._read() as txn, txn.cursor(self._condemned) as cursor:
+            for row in cursor.iternext(keys=False, values=True):
+                record, key = unpack_record(row[:RECORD_BYTES]), row[RECORD_BYTES:]
+                # Unless the same file was taken into the index anew, as `fsck` may do.
+                raw = txn.get(key, db=self._meta)
+                if raw is None or unpack_record(raw).generation != record.generation:
+                    out.append((key, record))
+        return out
+
+    def _is_same(self, txn: Any, key: bytes, record: Record) -> bool:
+        raw = txn.get(key, db=self._meta)
+        return raw is not None and raw[_SERIAL] == _SERIAL_KEY.pack(record.serial)
 
     def apply(self, changes: Changes) -> list[NewBlob]:
         """Commits `changes` whole and returns those of its blobs that were there before:
@@ -279,6 +378,8 @@ class Index:
         """
         with self._write() as txn:
             self._reach("before-put")
+            for key in changes.dropped:
+                self._remove(txn, key)
             known = self._put(txn, changes)
             for key, packed in changes.dropped_actions:
                 # Not if its blobs have come meanwhile: somebody may have been told so.
@@ -302,16 +403,16 @@ class Index:
     def touch(self, keys: Iterable[bytes], minute: int) -> None:
         """Notes that these entries were used at `minute`; absent ones are passed over.
 
-        No transaction but a read: see `uses`.  For one thread at a time.
+        No transaction but a read: see `uses`.
         """
         with self._read() as txn, txn.cursor(self._meta) as cursor:
             found = cursor.getmulti(keys)
         from_bytes = int.from_bytes
-        self._uses.store([from_bytes(raw[_SERIAL], byteorder) for _, raw in found], minute)
+        self.uses.store([from_bytes(raw[_SERIAL], byteorder) for _, raw in found], minute)
 
     def last_use(self, record: Record) -> int:
-        """The minute of an entry's last use, or of its writing.  For the thread of `touch`."""
-        return max(record.written, self._uses.load(record.serial))
+        """The minute of an entry's last use, or of its writing."""
+        return max(record.written, self.uses.load(record.serial))
 
     def flush(self) -> None:
         """Writes back what commits left to the system (durability batch and none)."""
@@ -327,7 +428,7 @@ class Index:
         if self._closed:
             return
         self._closed = True
-        self._uses.close()
+        self.uses.close()
         self._env.close()
 
     # --- for this package's other modules ----------------------------------------------
@@ -336,13 +437,15 @@ class Index:
     def reading(self) -> Iterator[Tables]:
         """One snapshot."""
         with _translated(), self._read() as txn:
-            yield Tables(txn, self._meta, self._data, self._order)
+            yield Tables(txn, self._meta, self._data, self._order, self._condemned)
 
     @contextmanager
-    def writing(self) -> Iterator[Tables]:
-        """One transaction, committed at the end of the block, undone by an error."""
+    def writing(self, *, recount: bool = False) -> Iterator[Tables]:
+        """One transaction, committed at the end of the block, undone by an error.  `recount`
+        where it may change which blobs have files."""
         with self._write() as txn:
-            yield Tables(txn, self._meta, self._data, self._order)
+            self._change.recount = recount
+            yield Tables(txn, self._meta, self._data, self._order, self._condemned)
 
     # --- inside a write transaction ---------------------------------------------------
 
@@ -368,11 +471,13 @@ class Index:
             place = _SERIAL_KEY.pack(serial)
             if content is not None:
                 data.append((place, content))
+            else:
+                self._change.file_bytes += on_disk(stored)
             order.append((place, key))
             serial += 1
         # Of several results for one action in this transaction, the last one counts.
-        for key, packed in dict(changes.actions).items():
-            record = Record(ACTION, minute, serial, 0, len(packed))
+        for key, packed, where in {entry.key: entry for entry in changes.actions}.values():
+            record = Record(where, minute, serial, 0, len(packed))
             old = txn.replace(key, pack_record(record), db=meta)
             if old is not None:
                 self._forget(txn, unpack_record(old))
@@ -382,6 +487,8 @@ class Index:
             serial += 1
         if serial != first:
             _set_next_serial(txn, serial)
+            # Before the commit: an entry without a time would never be evicted.
+            self.uses.enter(first, serial - first, minute)
             with txn.cursor(self._data) as cursor:
                 cursor.putmulti(data, append=True)
             with txn.cursor(self._order) as cursor:
@@ -397,8 +504,11 @@ class Index:
         """Removes what other tables hold of an entry that is gone from `meta`."""
         place = _SERIAL_KEY.pack(record.serial)
         txn.delete(place, db=self._order)
-        if record.where != FILE:
+        if record.where == FILE:
+            self._change.file_bytes -= on_disk(record.stored)
+        else:
             txn.delete(place, db=self._data)
+        self._change.gone.append(record.serial)
 
     # --- transactions ----------------------------------------------------------------
 
@@ -407,7 +517,24 @@ class Index:
         if self._closed:
             raise StoreClosed("the index is closed")
         with _translated(), self._env.begin(write=True) as txn:
+            change = self._change = _Change()
             yield txn
+            if change.file_bytes or change.recount:
+                self._count(txn, change)
+        if change.gone:
+            # After the commit: an entry that stays keeps its time.
+            self.uses.clear(change.gone)
+
+    def _count(self, txn: Any, change: _Change) -> None:
+        """Keeps the sum of what the blobs' files take on disk."""
+        raw = txn.get(_FILE_BYTES)
+        if raw is not None and not change.recount:
+            total = max(0, _SERIAL_KEY.unpack(raw)[0] + change.file_bytes)
+        else:
+            with txn.cursor(self._meta) as cursor:
+                records = (unpack_record(raw) for raw in cursor.iternext(keys=False, values=True))
+                total = sum(on_disk(found.stored) for found in records if found.where == FILE)
+        txn.put(_FILE_BYTES, _SERIAL_KEY.pack(total))
 
     # Any: without `buffers` every key and value is bytes, which lmdb's types cannot say.
     def _read(self) -> Any:
@@ -429,6 +556,16 @@ _WHERE = 1
 _SERIAL = slice(6, 14)
 _SERIAL_KEY = Struct("=Q")
 _NEXT_SERIAL = b"next serial"
+_FILE_BYTES = b"file bytes"
+
+
+def on_disk(size: int) -> int:
+    """What a file of `size` bytes takes on disk: blocks of 4 KiB."""
+    return (size + 4095) & -4096
+
+
+def _pages(stat: dict[str, int]) -> int:
+    return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
 
 
 def _next_serial(txn: Any) -> int:
@@ -476,6 +613,10 @@ def _check_length(env: lmdb.Environment, path: Path) -> None:
         )
 
 
+# BadTxn: what the first look at a bad page leaves, where LMDB does not tell that itself.
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)
+
+
 @contextmanager
 def _translated(path: Path | None = None) -> Iterator[None]:
     try:
@@ -488,6 +629,6 @@ def _translate(error: lmdb.Error, path: Path | None = None) -> CasError:
     where = f" in {path}" if path is not None else ""
     if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
         return NoSpace(f"the index{where} has no room left: {error}")
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)):
+    if isinstance(error, _DAMAGE):
         return DataLoss(f"the index{where} is damaged ({error}); {WAY_OUT}")
     return CasError(f"the index{where} failed: {error}")

@@ -11,11 +11,15 @@ record    version u8 · where u8 · written u32 (whole minutes since the epoch) 
 action    version u8 · flags u8 · author length u16 · references u32 ·
           written at u64 (ms since the epoch) · author (UTF-8) ·
           referenced keys, each after its length u8 · ActionResult bytes
+value     an action, whose last part is: length u8 and key of the content's
+          digest · length u16 and metadata · the content, unless it is a blob:
+          then that is the one referenced key
 ========  ==================================================================
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,10 +34,17 @@ FILE = 1
 """`where`: a blob whose bytes are in a file."""
 ACTION = 2
 """`where`: an action result; its packed bytes are in the `data` table."""
+VALUE = 3
+"""`where`: a value under a key of a client's choice; packed as an action result is."""
 
 _RECORD = struct.Struct("<BBIQIQ")
+RECORD_BYTES = _RECORD.size
 _ACTION = struct.Struct("<BBHIQ")
 _EXPANDED = 1
+_META = struct.Struct("<H")
+
+MAX_KEY_BYTES = 511
+"""LMDB's own limit, as it is compiled."""
 
 MINUTE = 60.0
 
@@ -44,7 +55,7 @@ class Record(NamedTuple):
     """What the `meta` table says of one key."""
 
     where: int
-    """INLINE, FILE or ACTION."""
+    """INLINE, FILE, ACTION or VALUE."""
     written: int
     """Whole minutes since the epoch.  When it was used since is in `uses`."""
     serial: int
@@ -79,7 +90,7 @@ def unpack_record(raw: bytes) -> Record:
         version, *fields = _RECORD.unpack(raw)
     except struct.error:
         raise DataLoss(f"index record of {len(raw)} bytes, expected {_RECORD.size}") from None
-    if version != VERSION or fields[0] not in (INLINE, FILE, ACTION):
+    if version != VERSION or fields[0] not in (INLINE, FILE, ACTION, VALUE):
         raise DataLoss(f"index record of version {version}, kind {fields[0]}; expected {VERSION}")
     return Record(*fields)
 
@@ -142,6 +153,56 @@ def action_key(instance: str, hash_key: bytes) -> bytes:
     blob's key opens with a zero byte; an instance name holds none, so it ends at one.
     """
     return b"\0" + instance.encode() + b"\0" + hash_key
+
+
+class ValueRecord(NamedTuple):
+    """A value as it is stored."""
+
+    written_at: int
+    """Milliseconds since the epoch."""
+    author: str
+    digest: bytes
+    """The key of its content's digest."""
+    meta: bytes
+    """What the client's protocol keeps beside the content, at most 64 KiB."""
+    content: bytes | None
+    """None where it is the blob that `digest` names."""
+
+
+def pack_value(record: ValueRecord) -> bytes:
+    written_at, author, digest, meta, content = record
+    head = (_BYTE[len(digest)], digest, _META.pack(len(meta)), meta)
+    references = (digest,) if content is None else ()
+    rest = b"".join((*head, content or b""))
+    return pack_action(ActionRecord(written_at, author, references, True, rest))
+
+
+def cut_value(packed: PackedAction) -> tuple[bytes, bytes, bytes | None]:
+    """Digest's key, metadata and content of a value, cut by `cut_action` before."""
+    raw = packed.result
+    try:
+        at = 1 + raw[0]
+        (length,) = _META.unpack_from(raw, at)
+    except (struct.error, IndexError):
+        raise DataLoss(f"value record of {len(raw)} bytes is cut short") from None
+    start = at + _META.size
+    end = start + length
+    if end > len(raw):
+        raise DataLoss(f"value record of {len(raw)} bytes is cut short")
+    return raw[1:at], raw[start:end], None if packed.references else raw[end:]
+
+
+def value_key(namespace: str, key: str) -> bytes:
+    """The `meta` key of a value: its namespace first, so that one can be walked.
+
+    No digest function has code 255.  What LMDB has no room for is known by its hash, which
+    follows a second zero byte; neither argument holds one.
+    """
+    head = b"\xff" + namespace.encode() + b"\0"
+    raw = key.encode()
+    if len(head) + len(raw) > MAX_KEY_BYTES:
+        raw = b"\0" + hashlib.blake2b(raw, digest_size=32).digest()
+    return head + raw
 
 
 def minutes(seconds: float) -> int:

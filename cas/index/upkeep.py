@@ -10,7 +10,7 @@ either; and the next serial is above every one in use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple
@@ -109,8 +109,9 @@ def _judge_data(key: bytes, record: Record, data: bytes | None) -> str:
     return "" if len(data) == size else f"has {len(data)} bytes"
 
 
-def strays(index: Index) -> Iterator[Stray]:
-    """Every row of `order` and `data` that no record names."""
+def strays(index: Index, unlisted: Container[int] = ()) -> Iterator[Stray]:
+    """Every row of `order` and `data` that no record names.  `unlisted` are the serials of
+    entries that `rows` found so: their bytes are found by way of `order`."""
     with index.reading() as tables:
         raws = [tables.txn.get(key, db=tables.meta) for key in _PINNED]
     pinned = {raw[_SERIAL] for raw in raws if raw is not None}
@@ -126,14 +127,17 @@ def strays(index: Index) -> Iterator[Stray]:
                     place = cursor.key()
                     page.append((place, place in pinned or _named(tables, place)))
                     found = cursor.next()
-            yield from (Stray(table, _KEY.unpack(place)[0]) for place, named in page if not named)
+            for place, named in page:
+                serial = _KEY.unpack(place)[0]
+                if not named and serial not in unlisted:
+                    yield Stray(table, serial)
             if len(page) < PAGE:
                 break
             after = page[-1][0]
 
 
 def _named(tables: Tables, place: bytes) -> bool:
-    """Whether a record names this serial.  One that `order` does not list was enlisted before."""
+    """Whether a record names this serial."""
     key = tables.txn.get(place, db=tables.order)
     raw = None if key is None else tables.txn.get(key, db=tables.meta)
     return raw is not None and raw[_SERIAL] == place
@@ -141,7 +145,7 @@ def _named(tables: Tables, place: bytes) -> bool:
 
 def mend(index: Index, mending: Mending) -> None:
     """One transaction; entries first, so that what they leave is no stray."""
-    with index.writing() as tables:
+    with index.writing(recount=bool(mending.drop)) as tables:
         for key in mending.drop:
             raw = tables.txn.pop(key, db=tables.meta)
             place = b"" if raw is None else raw[_SERIAL]

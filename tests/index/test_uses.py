@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cas.errors import NoSpace
 from cas.index.uses import STEP, UseTimes
 
 
@@ -52,7 +53,7 @@ def test_a_full_disk_is_an_error_and_nothing_worse(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(NoSpace, match="No space left"):
         uses.store([2, STEP, 3], 6)
     assert [uses.load(serial) for serial in (1, 2)] == [5, 6]
 

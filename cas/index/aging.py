@@ -1,0 +1,141 @@
+"""What the janitor asks of the index: ages, dead action results, and room given back.
+
+Rule: transactions are `lmdb`'s; here is what the janitor looks for in them.  Nothing here holds
+a snapshot for longer than `PAGE` entries take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from cas.index.lmdb import Index, Tables
+from cas.index.records import Record, cut_action, unpack_action, unpack_record
+from cas.index.uses import PAGE as USES_PAGE
+
+PAGE = 1000
+"""Entries in one snapshot."""
+
+ACTIONS_PAGE = 100
+"""Action results in one snapshot: each may reference thousands of blobs."""
+
+_SERIAL_KEY = Struct("=Q")
+_INSTANCES = b"\0"
+"""What the keys of all action results open with (`records.action_key`)."""
+
+
+def ages(index: Index) -> Iterator[tuple[int, memoryview]]:
+    """(first serial, minutes of last use of it and its followers), 0 for no entry."""
+    return index.uses.chunks()
+
+
+def entries(index: Index, serials: Sequence[int]) -> list[tuple[bytes, Record]]:
+    """The entries with these serials, in that order; those of no entry are passed over, and
+    have their time cleared."""
+    places = [_SERIAL_KEY.pack(serial) for serial in serials]
+    out = []
+    with index.reading() as tables:
+        with tables.txn.cursor(tables.order) as cursor:
+            keys = dict(cursor.getmulti(places))
+        with tables.txn.cursor(tables.meta) as cursor:
+            raws = dict(cursor.getmulti(list(keys.values())))
+        for place, key in keys.items():
+            raw = raws.get(key)
+            if raw is not None:
+                record = unpack_record(raw)
+                if _SERIAL_KEY.pack(record.serial) == place:
+                    out.append((key, record))
+    living = {record.serial for _, record in out}
+    # A use that was noted after its entry had gone; or the empty blob, which has no age.
+    index.uses.clear([serial for serial in serials if serial not in living])
+    return out
+
+
+class DeadActions(NamedTuple):
+    """A page of a walk over all action results."""
+
+    dead: list[tuple[bytes, bytes]]
+    """(key, packed) of those that lack a blob, as `Changes.dropped_actions` takes them."""
+    seen: int
+    last: bytes | None
+    """Where the next page begins; None at the end of the walk."""
+
+
+def dead_actions(index: Index, after: bytes, written_before: int) -> DeadActions:
+    """Looks over a page of action results behind key `after`, b"" for the first page.
+
+    One written at `written_before` (ms since the epoch) or later is let be: what it references
+    may be on its way.
+    """
+    dead = []
+    seen = 0
+    key = after
+    with index.reading() as tables, tables.txn.cursor(tables.meta) as cursor:
+        found = cursor.set_range(after or _INSTANCES)
+        if found and cursor.key() == after:
+            found = cursor.next()
+        while found and seen < ACTIONS_PAGE and cursor.key().startswith(_INSTANCES):
+            key = cursor.key()
+            seen += 1
+            packed = tables.txn.get(_place(cursor.value()), db=tables.data)
+            if packed is not None and _is_dead(tables, packed, written_before):
+                dead.append((key, packed))
+            found = cursor.next()
+    return DeadActions(dead, seen, key if seen == ACTIONS_PAGE else None)
+
+
+def _is_dead(tables: Tables, packed: bytes, written_before: int) -> bool:
+    references = cut_action(packed).references
+    with tables.txn.cursor(tables.meta) as cursor:
+        if len(cursor.getmulti(references, values=False)) == len(references):
+            return False
+    return unpack_action(packed).written_at < written_before
+
+
+def _place(raw: bytes) -> bytes:
+    return _SERIAL_KEY.pack(unpack_record(raw).serial)
+
+
+def mend_times(index: Index, after: int) -> int | None:
+    """Gives the times of writing to entries that have no time of use, in a page behind serial
+    `after` (-1 for the first); where the next page begins, None at the end.
+
+    A power loss may take times that were stored, and an entry without one is never evicted.
+    """
+    rows: list[tuple[bytes, bytes]] = []
+    with index.reading() as tables:
+        with tables.txn.cursor(tables.order) as cursor:
+            found = cursor.set_range(_SERIAL_KEY.pack(after + 1))
+            while found and len(rows) < PAGE:
+                rows.append(cursor.item())
+                found = cursor.next()
+        lost = [(place, key) for place, key in rows if not index.uses.load(_number(place))]
+        times = []
+        for place, key in lost:
+            raw = tables.txn.get(key, db=tables.meta)
+            if raw is not None and _place(raw) == place:
+                times.append((_number(place), unpack_record(raw).written))
+    for serial, minute in times:
+        index.uses.store([serial], minute)
+    return _number(rows[-1][0]) if len(rows) == PAGE else None
+
+
+def _number(place: bytes) -> int:
+    serial: int = _SERIAL_KEY.unpack(place)[0]
+    return serial
+
+
+def dead_pages(first: int, times: memoryview) -> list[tuple[int, int]]:
+    """Runs (first serial, count) of whole pages of `uses` that hold no entry, in a chunk of
+    `ages`."""
+    runs: list[tuple[int, int]] = []
+    nothing = bytes(4 * USES_PAGE)
+    for at in range(-first % USES_PAGE, len(times) - USES_PAGE + 1, USES_PAGE):
+        if times[at : at + USES_PAGE].tobytes() != nothing:
+            continue
+        if runs and sum(runs[-1]) == first + at:
+            runs[-1] = (runs[-1][0], runs[-1][1] + USES_PAGE)
+        else:
+            runs.append((first + at, USES_PAGE))
+    return runs
