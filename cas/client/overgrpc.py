@@ -1,0 +1,365 @@
+"""A connection over gRPC: ByteStream and the Remote Execution API's cache half.
+
+Rule: the one table from gRPC codes to errors.  WriteRequest and ReadResponse are made and
+read by hand where bytes flow: protobuf would copy every piece twice more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from cas.client.credentials import Authorizer, Credentials
+from cas.client.errors import (
+    PermissionDenied,
+    RemoteError,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+from cas.client.remote import Remote
+from cas.client.wire import Offer, Pull
+from cas.digest import Digest, parse
+from cas.errors import CasError, InvalidArgument, LimitExceeded, NotFound, OutOfRange
+from cas.pb import bytestream_pb2 as bs
+from cas.pb import remote_execution_pb2 as pb
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+UNARY_SECONDS = 120.0
+"""For a call with one answer; a remote that has not answered by then is given up."""
+
+IDLE_SECONDS = 120.0
+"""Between two messages of a stream; streams have no deadline in all."""
+
+BATCH_WITHOUT_LIMIT = (4 << 20) - (64 << 10)
+"""REAPI lets a server name no limit of its own; then gRPC's default for messages is left."""
+
+MAX_BATCH = 16 << 20
+"""More at once would gain nothing, whatever the server allows."""
+
+_CODES: dict[grpc.StatusCode, type[CasError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
+    # All of these have been seen where a connection or a server went away.
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.ABORTED: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+    grpc.StatusCode.INTERNAL: Unavailable,
+    grpc.StatusCode.UNKNOWN: Unavailable,
+    # A limit on calls or uploads at once passes; a full disk may.
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
+    grpc.StatusCode.FAILED_PRECONDITION: LimitExceeded,
+}
+
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # How fast a lost remote is looked for again is `Retry`'s.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def error_of(number: int, message: str) -> CasError:
+    """The exception for a status; `number` is google.rpc.Code's."""
+    code = _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+    kind = _CODES.get(code, RemoteError)
+    return kind(f"{message or 'no reason given'} ({code.name})")
+
+
+class GrpcWire:
+    """See `cas.client.wire.Wire`."""
+
+    resumes = True
+
+    def __init__(self, remote: Remote, credentials: Credentials) -> None:
+        self._instance = remote.instance
+        self._prefix = f"{remote.instance}/" if remote.instance else ""
+        self._authorizer = Authorizer(credentials, remote)
+        self._channel = _channel(remote, credentials)
+        stream = "/google.bytestream.ByteStream/"
+        content = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
+        actions = "/build.bazel.remote.execution.v2.ActionCache/"
+        channel = self._channel
+        self._read: grpc.aio.UnaryStreamMultiCallable[Message, bytes] = channel.unary_stream(
+            stream + "Read", _bytes, None
+        )
+        self._write: grpc.aio.StreamUnaryMultiCallable[bytes, bs.WriteResponse] = (
+            channel.stream_unary(stream + "Write", None, bs.WriteResponse.FromString)
+        )
+        self._query = self._unary(stream + "QueryWriteStatus", bs.QueryWriteStatusResponse)
+        self._find = self._unary(content + "FindMissingBlobs", pb.FindMissingBlobsResponse)
+        self._update = self._unary(content + "BatchUpdateBlobs", pb.BatchUpdateBlobsResponse)
+        self._batch = self._unary(content + "BatchReadBlobs", pb.BatchReadBlobsResponse)
+        self._get = self._unary(actions + "GetActionResult", pb.ActionResult)
+        self._put = self._unary(actions + "UpdateActionResult", pb.ActionResult)
+        self._capabilities = self._unary(
+            "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",
+            pb.ServerCapabilities,
+        )
+
+    def _unary(self, method: str, answer: type[M]) -> Callable[[Message], Awaitable[M]]:
+        call = self._channel.unary_unary(method, _bytes, answer.FromString)
+
+        async def once(request: Message) -> M:
+            metadata = await self._authorizer.headers()
+            answered: M = await call(request, metadata=metadata, timeout=UNARY_SECONDS)
+            return answered
+
+        async def ask(request: Message) -> M:
+            return await self._translated(lambda: once(request))
+
+        return ask
+
+    async def _translated(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await work()
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+
+    def _error(self, error: grpc.RpcError) -> CasError:
+        code: grpc.StatusCode = error.code()
+        translated = error_of(int(code.value[0]), error.details() or "")
+        if isinstance(translated, Unauthenticated) and self._authorizer.refused():
+            # The helper's token went stale: the next try asks for another.
+            return Unavailable(str(translated))
+        return translated
+
+    async def offer(self) -> Offer:
+        said = await self._capabilities(pb.GetCapabilitiesRequest(instance_name=self._instance))
+        cache = said.cache_capabilities
+        zstd = pb.Compressor.ZSTD
+        return Offer(
+            batch=min(cache.max_batch_total_size_bytes or BATCH_WITHOUT_LIMIT, MAX_BATCH),
+            zstd=zstd in cache.supported_compressors,
+            zstd_batch=zstd in cache.supported_batch_update_compressors,
+            largest=cache.max_cas_blob_size_bytes,
+            writes_actions=cache.action_cache_update_capabilities.update_enabled,
+            functions=tuple(cache.digest_functions),
+            api=f"{said.low_api_version.major}.{said.low_api_version.minor} to "
+            f"{said.high_api_version.major}.{said.high_api_version.minor}",
+        )
+
+    async def find_missing(self, digests: Sequence[Digest]) -> list[Digest]:
+        request = pb.FindMissingBlobsRequest(
+            instance_name=self._instance, digest_function=_function(digests[0])
+        )
+        request.blob_digests.extend(map(message_of, digests))
+        answer = await self._find(request)
+        return [digest_of(digest) for digest in answer.missing_blob_digests]
+
+    async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> list[CasError | None]:
+        request = pb.BatchUpdateBlobsRequest(
+            instance_name=self._instance, digest_function=_function(blobs[0][0])
+        )
+        for digest, data in blobs:
+            request.requests.add(digest=message_of(digest), data=data)
+        answer = await self._update(request)
+        answers: dict[bytes, CasError | None] = {}
+        for response in answer.responses:
+            status = response.status
+            failed = error_of(status.code, status.message) if status.code else None
+            answers[digest_of(response.digest).key] = failed
+        lost = RemoteError("the remote left the blob out of its answer")
+        return [answers.get(digest.key, lost) for digest, _ in blobs]
+
+    async def read_many(self, digests: Sequence[Digest]) -> list[bytes | CasError]:
+        request = pb.BatchReadBlobsRequest(
+            instance_name=self._instance, digest_function=_function(digests[0])
+        )
+        request.digests.extend(map(message_of, digests))
+        answer = await self._batch(request)
+        answers: dict[bytes, bytes | CasError] = {}
+        for response in answer.responses:
+            status = response.status
+            answers[digest_of(response.digest).key] = (
+                error_of(status.code, status.message) if status.code else response.data
+            )
+        lost = RemoteError("the remote left the blob out of its answer")
+        return [answers.get(digest.key, lost) for digest in digests]
+
+    async def read(
+        self, digest: Digest, offset: int, zstd: bool
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        name = f"{self._prefix}{_blobs(digest, zstd)}"
+        metadata = await self._authorizer.headers()
+        call = self._read(bs.ReadRequest(resource_name=name, read_offset=offset), metadata=metadata)
+        try:
+            while True:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    raw = await call.read()
+                if not isinstance(raw, bytes):
+                    return  # grpc.aio.EOF
+                yield read_data(raw)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        except TimeoutError:
+            raise Unavailable(f"nothing arrived for {IDLE_SECONDS:.0f} s") from None
+        finally:
+            call.cancel()
+
+    def upload_name(self, digest: Digest, zstd: bool) -> str:
+        return f"{self._prefix}uploads/{uuid.uuid4()}/{_blobs(digest, zstd)}"
+
+    async def write(self, digest: Digest, name: str, offset: int, pull: Pull) -> int:
+        metadata = await self._authorizer.headers()
+        call = self._write(metadata=metadata)
+        try:
+            head = write_head(name)
+            while True:
+                piece = await pull()
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await call.write(write_request(head, offset, piece, finish=not piece))
+                head = b""
+                offset += len(piece)
+                if not piece:
+                    break
+            async with asyncio.timeout(IDLE_SECONDS):
+                await call.done_writing()
+                answer = await call
+            return int(answer.committed_size)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        except asyncio.InvalidStateError:
+            # The call ended while it was written to: with an answer (the blob is there by now),
+            # or with an error that its await raises.
+            answer = await self._translated(lambda: call)
+            return int(answer.committed_size)
+        except TimeoutError:
+            raise Unavailable(f"nothing moved for {IDLE_SECONDS:.0f} s") from None
+        finally:
+            call.cancel()
+
+    async def committed(self, name: str) -> int:
+        try:
+            answer = await self._query(bs.QueryWriteStatusRequest(resource_name=name))
+        except (NotFound, Unsupported):
+            return 0
+        return int(answer.committed_size)
+
+    async def get_action(self, action: Digest) -> pb.ActionResult | None:
+        try:
+            return await self._get(
+                pb.GetActionResultRequest(
+                    instance_name=self._instance,
+                    action_digest=message_of(action),
+                    digest_function=_function(action),
+                )
+            )
+        except NotFound:
+            return None
+
+    async def put_action(self, action: Digest, result: pb.ActionResult) -> None:
+        await self._put(
+            pb.UpdateActionResultRequest(
+                instance_name=self._instance,
+                action_digest=message_of(action),
+                action_result=result,
+                digest_function=_function(action),
+            )
+        )
+
+    async def clock(self) -> float | None:
+        return None
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+def message_of(digest: Digest) -> pb.Digest:
+    return pb.Digest(hash=digest.hex, size_bytes=digest.size)
+
+
+def digest_of(message: pb.Digest) -> Digest:
+    return parse(message.hash, message.size_bytes)
+
+
+def write_head(name: str) -> bytes:
+    """The start of the first WriteRequest: its resource_name."""
+    return bs.WriteRequest(resource_name=name).SerializeToString()
+
+
+def write_request(head: bytes, offset: int, data: bytes, finish: bool) -> bytes:
+    """A WriteRequest: fields 1 (in `head`), 2 write_offset, 3 finish_write, 10 data."""
+    rest = bs.WriteRequest(write_offset=offset, finish_write=finish).SerializeToString()
+    if not data:
+        return head + rest
+    return b"".join((head, rest, b"\x52", _varint(len(data)), data))
+
+
+def read_data(raw: bytes) -> bytes | memoryview:
+    """The data of a ReadResponse (field 10, mostly the only one)."""
+    if raw[:1] == b"\x52":
+        size = shift = 0
+        at = 1
+        while True:
+            byte = raw[at]
+            size |= (byte & 0x7F) << shift
+            at += 1
+            shift += 7
+            if byte < 0x80 or shift > 63 or at >= len(raw):
+                break
+        if byte < 0x80 and at + size == len(raw):
+            return memoryview(raw)[at:]
+    return bs.ReadResponse.FromString(raw).data
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _blobs(digest: Digest, zstd: bool) -> str:
+    function = f"{digest.function.name}/" if digest.function.in_names else ""
+    return f"{'compressed-blobs/zstd' if zstd else 'blobs'}/{function}{digest.hex}/{digest.size}"
+
+
+def _function(digest: Digest) -> str:
+    """REAPI's name of its digest function."""
+    return digest.function.name.upper()
+
+
+def _read(file: Path | None) -> bytes | None:
+    return file.read_bytes() if file else None
+
+
+def _bytes(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _channel(remote: Remote, credentials: Credentials) -> grpc.aio.Channel:
+    options: Sequence[tuple[str, Any]] = _OPTIONS
+    if not remote.tls:
+        return grpc.aio.insecure_channel(remote.target, options=options)
+    return grpc.aio.secure_channel(
+        remote.target,
+        grpc.ssl_channel_credentials(
+            root_certificates=_read(credentials.ca),
+            private_key=_read(credentials.key),
+            certificate_chain=_read(credentials.certificate),
+        ),
+        options=options,
+    )

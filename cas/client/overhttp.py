@@ -1,0 +1,221 @@
+"""A connection over HTTP: Bazel's simple cache protocol, ``/cas/HASH`` and ``/ac/HASH``.
+
+Rule: the one table from HTTP statuses to errors.  There are no batches, no resumption of
+uploads and no capabilities here; a download goes on by a Range request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from google.protobuf.message import DecodeError
+
+from cas.client.credentials import Authorizer, Credentials
+from cas.client.errors import (
+    PermissionDenied,
+    RemoteError,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+from cas.client.remote import Remote
+from cas.client.wire import Offer, Pull
+from cas.digest import Digest
+from cas.errors import (
+    BlobTooLarge,
+    CasError,
+    InvalidArgument,
+    NoSpace,
+    NotFound,
+    OutOfRange,
+)
+from cas.pb import remote_execution_pb2 as pb
+
+CONNECTIONS = 32
+"""At once: HEAD requests are one a digest."""
+
+IDLE_SECONDS = 120.0
+"""Between two pieces of an answer; transfers have no deadline in all."""
+
+PIECE = 1 << 20
+
+_STATUSES: dict[int, type[CasError]] = {
+    400: InvalidArgument,
+    401: Unauthenticated,
+    403: PermissionDenied,
+    404: NotFound,
+    405: Unsupported,
+    408: Unavailable,
+    411: InvalidArgument,
+    413: BlobTooLarge,
+    416: OutOfRange,
+    422: InvalidArgument,
+    425: Unavailable,
+    429: Unavailable,
+    500: Unavailable,
+    501: Unsupported,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+    507: NoSpace,
+}
+
+
+class HttpWire:
+    """See `cas.client.wire.Wire`."""
+
+    resumes = False
+
+    def __init__(self, remote: Remote, credentials: Credentials) -> None:
+        self._base = remote.base
+        self._authorizer = Authorizer(credentials, remote)
+        connector: aiohttp.BaseConnector
+        if remote.socket:
+            connector = aiohttp.UnixConnector(remote.socket, limit=CONNECTIONS)
+        else:
+            context = _context(credentials) if remote.tls else True
+            connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=IDLE_SECONDS, sock_connect=30),
+            # Blobs are bytes under a digest: nothing may be decoded on the way.
+            auto_decompress=False,
+            headers={"User-Agent": "cas", "Accept-Encoding": "identity"},
+            read_bufsize=PIECE,
+        )
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, **more: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {**dict(await self._authorizer.headers()), **more.pop("headers", {})}
+        url = f"{self._base}/{path}"
+        try:
+            async with self._session.request(
+                method, url, headers=headers, allow_redirects=method != "PUT", **more
+            ) as response:
+                if response.status >= 300:
+                    raise await self._error(response)
+                yield response
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise RemoteError(f"its certificate is not trusted: {error}") from None
+        except aiohttp.ClientSSLError as error:
+            raise RemoteError(f"TLS failed: {error}") from None
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise Unavailable(str(error) or type(error).__name__) from None
+
+    async def _error(self, response: aiohttp.ClientResponse) -> CasError:
+        said = (await response.content.read(300)).decode(errors="replace").strip()
+        status = response.status
+        kind = _STATUSES.get(status, Unavailable if status >= 500 else RemoteError)
+        message = f"{said or response.reason} (HTTP {status})"
+        if kind is Unauthenticated and self._authorizer.refused():
+            return Unavailable(message)
+        return kind(message)
+
+    async def offer(self) -> Offer:
+        return Offer(batch=2 << 20)
+
+    async def find_missing(self, digests: Sequence[Digest]) -> list[Digest]:
+        absent = await asyncio.gather(*(self._absent(digest) for digest in digests))
+        return [digest for digest, gone in zip(digests, absent, strict=True) if gone]
+
+    async def _absent(self, digest: Digest) -> bool:
+        if not digest.size:
+            return False
+        try:
+            async with self._request("HEAD", f"cas/{digest.hex}"):
+                return False
+        except NotFound:
+            return True
+
+    async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> list[CasError | None]:
+        async def one(digest: Digest, data: bytes) -> CasError | None:
+            try:
+                async with self._request("PUT", f"cas/{digest.hex}", data=data):
+                    return None
+            except CasError as error:
+                return error
+
+        return await asyncio.gather(*(one(digest, data) for digest, data in blobs))
+
+    async def read_many(self, digests: Sequence[Digest]) -> list[bytes | CasError]:
+        async def one(digest: Digest) -> bytes | CasError:
+            try:
+                async with self._request("GET", f"cas/{digest.hex}") as response:
+                    return await response.read()
+            except CasError as error:
+                return error
+
+        return await asyncio.gather(*(one(digest) for digest in digests))
+
+    async def read(
+        self, digest: Digest, offset: int, zstd: bool
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        async with self._request("GET", f"cas/{digest.hex}", headers=headers) as response:
+            # Not every server knows ranges: this one sends the whole again.
+            skip = offset if response.status == 200 else 0
+            async for piece in response.content.iter_chunked(PIECE):
+                if skip >= len(piece):
+                    skip -= len(piece)
+                    continue
+                yield memoryview(piece)[skip:] if skip else piece
+                skip = 0
+
+    def upload_name(self, digest: Digest, zstd: bool) -> str:
+        return f"cas/{digest.hex}"
+
+    async def write(self, digest: Digest, name: str, offset: int, pull: Pull) -> int:
+        async def body() -> AsyncIterator[bytes]:
+            while piece := await pull():
+                yield piece
+
+        headers = {"Content-Length": str(digest.size)}
+        async with self._request("PUT", name, data=body(), headers=headers):
+            return digest.size
+
+    async def committed(self, name: str) -> int:
+        return 0
+
+    async def get_action(self, action: Digest) -> pb.ActionResult | None:
+        try:
+            async with self._request("GET", f"ac/{action.hex}") as response:
+                raw = await response.read()
+        except NotFound:
+            return None
+        try:
+            return pb.ActionResult.FromString(raw)
+        except DecodeError:
+            raise RemoteError(
+                f"what the remote holds under ac/{action.hex} is not an ActionResult"
+            ) from None
+
+    async def put_action(self, action: Digest, result: pb.ActionResult) -> None:
+        data = result.SerializeToString()
+        async with self._request("PUT", f"ac/{action.hex}", data=data):
+            return
+
+    async def clock(self) -> float | None:
+        try:
+            async with self._session.head(f"{self._base}/cas/{'0' * 64}") as response:
+                date = response.headers.get("Date")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(str(error)) from None
+        return email.utils.parsedate_to_datetime(date).timestamp() if date else None
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=credentials.ca)
+    if credentials.certificate:
+        context.load_cert_chain(credentials.certificate, credentials.key)
+    return context
