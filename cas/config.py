@@ -88,8 +88,16 @@ class Config:
     max_open_uploads: int = _option(
         whole(1), 2_048, "uploads a worker receives at once; further ones get RESOURCE_EXHAUSTED"
     )
+    max_uploads_per_client: int = _option(
+        whole(0), 1_024, "uploads a worker receives at once from one address; 0 is no limit"
+    )
     max_concurrent_calls: int = _option(
         whole(1), 4_096, "calls a worker serves at once; further ones get RESOURCE_EXHAUSTED"
+    )
+    stall_timeout: float = _option(
+        seconds(1, 86_400),
+        300.0,
+        "seconds for which a client may neither send nor take what its call waits for",
     )
     helper_threads: int = _option(
         whole(1, 256), 4, "threads of a worker for disk reads, big writes and hashing"

@@ -17,6 +17,7 @@ import grpc
 
 from cas import digest as digests
 from cas.api import caller, names, wire
+from cas.api.clients import OpenUploads
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
@@ -42,6 +43,7 @@ class ByteStream:
         self._store = store
         self._runtime = runtime
         self._limits = limits
+        self._open_uploads = OpenUploads(limits.max_uploads_per_client)
         self._eof = eof
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -103,8 +105,9 @@ class ByteStream:
         upload_name = names.format(resource)
         if finish and offset == 0 and not self._store.upload_exists(upload_name):
             return await self._write_whole(digest, data, context)
-        upload = await self._begin(upload_name, digest, offset, data)
-        return await _WriteStream(self, upload, name, context).run(finish)
+        with self._open_uploads.one_more(context.peer()):
+            upload = await self._begin(upload_name, digest, offset, data)
+            return await _WriteStream(self, upload, name, context).run(finish)
 
     async def _begin(self, name: str, digest: Digest, offset: int, data: memoryview) -> Upload:
         begun: list[Upload] = []

@@ -21,6 +21,8 @@ class Limits:
     pages of trees.  Below gRPC's default limit of 4 MiB, which most clients keep."""
     require_references: bool = False
     """Refuse an action result that references absent blobs."""
+    max_uploads_per_client: int = 0
+    """Uploads in several messages that one address has open at once; 0 is no limit."""
 
     def check_blob(self, digest: Digest) -> None:
         """Raises BlobTooLarge."""

@@ -19,7 +19,7 @@ import grpc.aio
 
 from cas.rpc.call import Call
 from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, Pending, default_arguments
-from cas.rpc.method import TOO_MANY, Method, Methods
+from cas.rpc.method import STALLED, TOO_MANY, Method, Methods
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class AioEngine:
         self._helpers = ThreadPoolExecutor(options.helper_threads, "rpc-helper")
         self.runtime = AioRuntime(self._loop, self._helpers)
         self._methods = Methods()
-        self._service = _Service(self._methods, options.max_concurrent_calls)
+        self._service = _Service(self._methods, options.max_concurrent_calls, options.stall_timeout)
         self._over = asyncio.Event()
         self._drains: set[asyncio.Task[None]] = set()
         self._terminated = threading.Event()
@@ -179,9 +179,10 @@ class AioRuntime:
 class _Service(grpc.GenericRpcHandler):
     """The one handler that grpc.aio is given: runs every method through a `_Call`."""
 
-    def __init__(self, methods: Methods, limit: int) -> None:
+    def __init__(self, methods: Methods, limit: int, stall_timeout: float) -> None:
         self._methods = methods
         self._limit = limit
+        self._stall_timeout = stall_timeout
         self._known: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._active = 0
         self._idle = asyncio.Event()
@@ -208,7 +209,7 @@ class _Service(grpc.GenericRpcHandler):
             self._active += 1
             self._idle.clear()
             try:
-                return await _Call(method, context).run()
+                return await _Call(method, context, self._stall_timeout).run()
             finally:
                 self._active -= 1
                 if not self._active:
@@ -226,9 +227,10 @@ class _Service(grpc.GenericRpcHandler):
 class _Call(Call):
     """A `Context` over grpc.aio's ServicerContext."""
 
-    def __init__(self, method: Method, context: Any) -> None:
+    def __init__(self, method: Method, context: Any, stall_timeout: float) -> None:
         super().__init__(method)
         self._context = context
+        self._stall_timeout = stall_timeout
         self._task = asyncio.current_task()
         self._responding = False
         self._lost = False
@@ -307,7 +309,11 @@ class _Call(Call):
     async def _operation(self, operation: Awaitable[T]) -> T:
         """Awaits `operation`, which fails as an `Exception` where the call is gone already."""
         try:
-            return await operation
+            async with asyncio.timeout(self._stall_timeout):
+                return await operation
+        except TimeoutError:
+            self.status = (grpc.StatusCode.DEADLINE_EXCEEDED, STALLED)
+            raise grpc.aio.AbortError(STALLED) from None
         except grpc.aio.InternalError as error:
             if not self.cancelled():
                 self._lost = True

@@ -41,7 +41,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private
 
 from cas.rpc.call import Call
 from cas.rpc.handler import EOF, EngineOptions, Handlers, Metadata, default_arguments
-from cas.rpc.method import FAILED, TOO_MANY, Method, Methods
+from cas.rpc.method import FAILED, STALLED, TOO_MANY, Method, Methods
 from cas.rpc.waits import CANCELLED, Helpers, Wait, WaitRuntime
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ _TICK: Final = 0.2
 """Seconds between two looks at what brings no event: whether the engine is asked if it lives,
 and who has waited for so long that a cancellation must reach him.  The binding's poll wakes as
 often by itself, to look for signals."""
+_TICKS_TO_SWEEP: Final = 10
+"""Ticks between two looks at clients that have stalled."""
 _REQUESTED: Final = 16
 """Calls that the core may hand over before the poller asks for another."""
 _CORKED: Final = 32 * 1024
@@ -104,7 +106,7 @@ _NEEDED: Final = """
     Server.add_http2_port Server.cancel_all_calls Server.destroy Server.request_call
     Server.register_completion_queue Server.shutdown Server.start
     CompletionQueue.poll CompletionQueue.shutdown
-    Call.peer Call.start_server_batch CallDetails.deadline CallDetails.method
+    Call.cancel Call.peer Call.start_server_batch CallDetails.deadline CallDetails.method
 """
 
 
@@ -122,7 +124,10 @@ class CqEngine:
         self._methods = Methods()
         self._known: dict[bytes, Method] = {}
         self._limit = options.max_concurrent_calls
-        self._active = 0
+        self._stall_ticks = int(options.stall_timeout / _TICK)
+        self.ticks = 0
+        """Looks so far: the clock that calls note their progress by."""
+        self._calls: set[_Call] = set()
         self._ready: deque[tuple[_Call, Wait]] = deque()
         self._woken = False
         self._waiting: list[_Call] = []
@@ -184,11 +189,11 @@ class CqEngine:
 
     # -- For its calls ----------------------------------------------------------------------
 
-    def begin_call(self) -> None:
-        self._active += 1
+    def begin_call(self, call: _Call) -> None:
+        self._calls.add(call)
 
-    def end_call(self) -> None:
-        self._active -= 1
+    def end_call(self, call: _Call) -> None:
+        self._calls.discard(call)
 
     def look_after(self, call: _Call) -> None:
         """Has `call.watch` called at the next look."""
@@ -223,7 +228,7 @@ class CqEngine:
     def _serve(self) -> None:
         poll, time_now = self._queue.poll, time.time
         look = 0.0
-        while not self._all_gone or self._active:
+        while not self._all_gone or self._calls:
             now = time_now()
             if now >= look:
                 look = now + _TICK
@@ -245,6 +250,15 @@ class CqEngine:
         calls, self._waiting = self._waiting, []
         for call in calls:
             call.watch()
+        self.ticks += 1
+        if self.ticks % _TICKS_TO_SWEEP == 0:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Gives up on clients that neither bring nor take what they owe the call."""
+        before = self.ticks - self._stall_ticks
+        for call in [call for call in self._calls if call.moved < before]:
+            call.give_up()
 
     def _on_call(self, event: Any) -> None:
         if not event.success:
@@ -254,7 +268,7 @@ class CqEngine:
         method = self._known.get(name) or self._find(event, name)
         if method is None:
             return
-        if self._active >= self._limit:
+        if len(self._calls) >= self._limit:
             reject(event.call, grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
             return
         _Call(self, method, event).begin()
@@ -335,6 +349,7 @@ class _Call(Call):
         "_watching",
         "core",
         "engine",
+        "moved",
         "waiting",
     )
 
@@ -344,6 +359,8 @@ class _Call(Call):
         self.core = event.call
         """The core's call; None once it was let go of."""
         self.waiting: Wait | None = None
+        self.moved = engine.ticks
+        """When the client, or whoever was waited for, last did something."""
         self._event = event
         self._coroutine: Any = None
         self._send: Any = None
@@ -364,7 +381,7 @@ class _Call(Call):
     # -- The trampoline ------------------------------------------------------------------
 
     def begin(self) -> None:
-        self.engine.begin_call()
+        self.engine.begin_call(self)
         if self.method.request_streaming:
             self._run(None)
         else:
@@ -393,6 +410,7 @@ class _Call(Call):
 
     def resume(self, value: Any) -> None:
         """Runs the handler until it waits, or ends."""
+        self.moved = self.engine.ticks
         self._advance(self._send, value)
 
     def _advance(self, advance: Callable[[Any], Any], value: Any) -> None:
@@ -435,6 +453,12 @@ class _Call(Call):
             operations = (cygrpc.ReceiveCloseOnServerOperation(0),)
             self.core.start_server_batch(operations, self._on_close)
 
+    def give_up(self) -> None:
+        """Ends the call for a client that stalls; one that waits for us does not."""
+        if self.waiting is None and self.core is not None:
+            # What is under way fails, and the handler is told that the call was cancelled.
+            self.core.cancel(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], STALLED)
+
     def _on_close(self, event: Any) -> None:
         if self.core is None or self._cancelled or not event.batch_operations[0].cancelled():
             return
@@ -467,6 +491,7 @@ class _Call(Call):
         if self._flushing:
             self._after_flush = lambda _: self._finish(message)
             return
+        self.moved = self.engine.ticks
         code, details = (
             (0, "") if self.status is None else (self.status[0].value[0], self.status[1])
         )
@@ -493,7 +518,7 @@ class _Call(Call):
         self._let_go()
 
     def _let_go(self) -> None:
-        self.engine.end_call()
+        self.engine.end_call(self)
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             try:

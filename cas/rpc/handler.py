@@ -123,6 +123,9 @@ class EngineOptions:
     """Calls served at once; further ones are answered RESOURCE_EXHAUSTED."""
     helper_threads: int
     """Threads behind `Runtime.offload`."""
+    stall_timeout: float
+    """Seconds for which a client may send or take nothing that a call waits for; then the call
+    ends with DEADLINE_EXCEEDED.  Approximate; what the server itself is slow at does not count."""
     channel_arguments: Sequence[tuple[str, int | str]] = ()
     """Further gRPC channel arguments, after the defaults of `default_arguments`."""
 
@@ -184,6 +187,8 @@ def default_arguments(options: EngineOptions) -> list[tuple[str, int | str]]:
     return [
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.max_send_message_length", -1),
+        # Of one connection: a client that has more to ask waits, and leaves room for others.
+        ("grpc.max_concurrent_streams", 1_024),
         ("grpc.so_reuseport", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 0),

@@ -22,6 +22,7 @@ Behaviour = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 
 NO_REQUEST = "expected one request message, got none"
 TOO_MANY = "too many concurrent calls"
+STALLED = "the client has sent or taken nothing for too long"
 UNREADABLE = "the request message cannot be parsed"
 UNWRITABLE = "the response message cannot be serialized"
 FAILED = "the server failed to answer; its log says why"

@@ -13,6 +13,7 @@ import sys
 from cas.api import service
 from cas.api.limits import Limits
 from cas.config import Config
+from cas.metrics.instruments import Metrics
 from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
 from cas.server import health, process, reflection
@@ -22,7 +23,7 @@ from cas.server.process import BEAT_INTERVAL
 from cas.store.local import LocalStore, StoreOptions, open_store
 
 
-def serve(task: Task, link: Link) -> None:
+def serve(task: Task, link: Link, metrics: Metrics) -> None:
     """Start, serve, drain."""
     config = task.config
     with contextlib.ExitStack() as opened:
@@ -74,6 +75,7 @@ def _limits(config: Config) -> Limits:
         max_blob_size=config.max_blob_size,
         max_batch_total_size=config.max_batch_total_size,
         require_references=config.require_references,
+        max_uploads_per_client=config.max_uploads_per_client,
     )
 
 
@@ -84,6 +86,7 @@ def _engine(config: Config) -> Engine:
             max_message_bytes=config.max_message_size,
             max_concurrent_calls=config.max_concurrent_calls,
             helper_threads=config.helper_threads,
+            stall_timeout=config.stall_timeout,
         ),
     )
 

@@ -37,7 +37,12 @@ STREAM_STREAM = grpc.stream_stream_rpc_method_handler
 
 
 def make_engine(name: str, **changes: Any) -> Engine:
-    options = {"max_message_bytes": 4 << 20, "max_concurrent_calls": 100, "helper_threads": 2}
+    options: dict[str, Any] = {
+        "max_message_bytes": 4 << 20,
+        "max_concurrent_calls": 100,
+        "helper_threads": 2,
+        "stall_timeout": 3_600.0,
+    }
     engine: Engine = importlib.import_module(f"cas.rpc.{name}").make_engine(
         EngineOptions(**(options | changes))
     )

@@ -16,7 +16,9 @@ from cas.rpc import cq, engine
 from cas.rpc.handler import Context, EngineOptions
 from tests.rpc.serving import PATIENCE, Server, make_engine
 
-OPTIONS = EngineOptions(max_message_bytes=1 << 20, max_concurrent_calls=10, helper_threads=1)
+OPTIONS = EngineOptions(
+    max_message_bytes=1 << 20, max_concurrent_calls=10, helper_threads=1, stall_timeout=60.0
+)
 
 
 def made(name: str) -> str:
