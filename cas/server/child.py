@@ -41,7 +41,7 @@ class Child:
                 stdout=sys.stderr,
                 env=dict(environ),
                 bufsize=0,
-                pass_fds=(theirs,),
+                pass_fds=(theirs, task.board),
                 # Away from the terminal's Ctrl-C, which is the supervisor's to act on.
                 process_group=0,
             )

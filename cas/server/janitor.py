@@ -12,6 +12,7 @@ import time
 
 from cas.config import Config
 from cas.index.lmdb import Index
+from cas.metrics.instruments import Metrics
 from cas.server import process
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
@@ -20,7 +21,7 @@ from cas.store.janitor import Janitor
 from cas.store.layout import Layout
 
 
-def serve(task: Task, link: Link) -> None:
+def serve(task: Task, link: Link, metrics: Metrics) -> None:
     """Start, look after the store, drain."""
     with contextlib.ExitStack() as opened:
         index = _index(task.config)

@@ -39,6 +39,10 @@ class Task:
     addresses: tuple[str, ...]
     """Where to listen, as gRPC writes it: numeric hosts, no port 0.  None for a janitor."""
     config: Config
+    board: int
+    """The descriptor of the memory that all processes count in (`cas.metrics.board`)."""
+    sheet: int
+    """Which part of it is this worker's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ def encode_task(task: Task) -> bytes:
             "supervisor": task.supervisor,
             "addresses": task.addresses,
             "config": config.to_wire(task.config),
+            "board": task.board,
+            "sheet": task.sheet,
         }
     )
 
@@ -71,6 +77,8 @@ def decode_task(line: bytes) -> Task:
         supervisor=fields["supervisor"],
         addresses=tuple(fields["addresses"]),
         config=config.from_wire(fields["config"]),
+        board=fields["board"],
+        sheet=fields["sheet"],
     )
 
 

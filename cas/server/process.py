@@ -1,7 +1,8 @@
 """What every process that the supervisor starts does alike, whatever its role.
 
-Rule: the frame of a process, never what it serves.  A role's module is a `serve(task, link)`
-that reads from start to drain, top to bottom, and hands it to `main`.
+Rule: the frame of a process, never what it serves.  A role's module is a
+`serve(task, link, metrics)` that reads from start to drain, top to bottom, and hands it to
+`main`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 
 from cas import log
 from cas.errors import CasError
+from cas.metrics.board import Board
+from cas.metrics.instruments import Metrics
 from cas.server.link import Link
 from cas.server.messages import FATAL, Event, Task
 
@@ -24,7 +27,7 @@ BEAT_INTERVAL = 1.0
 """Seconds between two signs of life, and for a process's loop to give one."""
 
 
-def main(arguments: Sequence[str], serve: Callable[[Task, Link], None]) -> int:
+def main(arguments: Sequence[str], serve: Callable[[Task, Link, Metrics], None]) -> int:
     """Serves as the supervisor's task says until told to drain; the exit code.
 
     `arguments` is what follows the module on the command line: the descriptor for events.
@@ -33,13 +36,14 @@ def main(arguments: Sequence[str], serve: Callable[[Task, Link], None]) -> int:
     task = link.task()
     fields = {"role": task.role, "worker": task.number}
     log.configure(task.config.log_format, task.config.log_level, fields=fields)
+    metrics = _metrics(task)
     # What a crash in native code, or a hang (the supervisor sends SIGUSR1), was doing.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     _allow_open_files()
     try:
         with link.signals():
-            serve(task, link)
+            serve(task, link, metrics)
         return 0
     except (CasError, OSError) as error:
         link.tell(Event(FATAL, str(error)))
@@ -47,6 +51,15 @@ def main(arguments: Sequence[str], serve: Callable[[Task, Link], None]) -> int:
         logger.exception("worker failed")
         link.tell(Event(FATAL, f"{type(error).__name__}: {error}"))
     return 1
+
+
+def _metrics(task: Task) -> Metrics:
+    """What this process counts with: once for each process, which alone writes its sheet."""
+    sheet = Board(task.board).sheet(task.sheet)
+    sheet.belongs_to(task.role, task.number)
+    metrics = Metrics(sheet)
+    metrics.count_log(logging.getLogger())
+    return metrics
 
 
 def _allow_open_files() -> None:

@@ -31,6 +31,7 @@ from cas.server import backoff, cores, listen, messages
 from cas.server.child import Child, how_it_ended
 from cas.server.listen import Reserved
 from cas.server.messages import Role, Task
+from cas.server.tally import Tally
 from cas.store.directory import prepare
 
 logger = logging.getLogger(__name__)
@@ -81,9 +82,10 @@ def run(config: Config) -> int:
         _signals() as wakeup,
         contextlib.closing(prepare(config.dir)),
         listen.reserve(config.grpc) as reserved,
+        contextlib.closing(Tally()) as tally,
     ):
         log.configure(config.log_format, config.log_level)
-        return Supervisor(config, reserved, wakeup).run()
+        return Supervisor(config, reserved, wakeup, tally).run()
 
 
 @dataclass(slots=True)
@@ -135,8 +137,9 @@ class _Wakeup:
 class Supervisor:
     """Keeps as many workers serving as the configuration asks for."""
 
-    def __init__(self, config: Config, reserved: Reserved, wakeup: _Wakeup) -> None:
+    def __init__(self, config: Config, reserved: Reserved, wakeup: _Wakeup, tally: Tally) -> None:
         self._config = config
+        self._tally = tally
         self._reserved = reserved
         self._wakeup = wakeup
         self._slots = [
@@ -239,6 +242,13 @@ class Supervisor:
                 self._judge(slot, slot.child, now)
         if self._stop is None:
             self._stop = self._wakeup.stop_signal()
+        self._count()
+
+    def _count(self) -> None:
+        """Notes who is there; who drains takes no new calls."""
+        ready = [slot.role for slot in self._slots if slot.ready and self._stop is None]
+        wanted = collections.Counter(slot.role for slot in self._slots)
+        self._tally.processes(wanted, collections.Counter(ready))
 
     def _sleep(self) -> float:
         """Seconds until something may be due."""
@@ -253,6 +263,8 @@ class Supervisor:
             supervisor=os.getpid(),
             addresses=slot.addresses,
             config=self._config,
+            board=self._tally.fd,
+            sheet=self._tally.sheet(slot.role, slot.number),
         )
         try:
             child = Child(task, self._environ)
@@ -314,6 +326,8 @@ class Supervisor:
         how = how_it_ended(code)
         facts = {**slot.facts(), "ended": how}
         was_ready, slot.child, slot.ready = slot.ready, None, False
+        left = "hung" if slot.hung else "died" if code else "left"
+        self._tally.ended(slot.role, slot.number, left if self._stop is None else None)
         if slot.reason:
             facts["reason"] = slot.reason
         if self._stop is not None:

@@ -32,6 +32,8 @@ def test_a_task_is_one_line_that_reads_back() -> None:
         supervisor=41,
         addresses=("127.0.0.1:80", "[::1]:80"),
         config=Config(dir=Path("/srv/a\nb"), durability="batch"),
+        board=5,
+        sheet=2,
     )
     line = messages.encode_task(task)
     assert line.count(b"\n") == 1
