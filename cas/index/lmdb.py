@@ -85,6 +85,15 @@ class Changes:
     dropped: list[bytes] = field(default_factory=list)
     """Keys of action results and values to drop, whatever they are, before the rest."""
 
+    def put(self, entry: NewAction) -> None:
+        """Adds an action result or a value."""
+        self.actions.append(entry)
+
+    def drop(self, key: bytes) -> None:
+        """Adds a key to drop, whatever was put under it before."""
+        self.actions = [entry for entry in self.actions if entry.key != key]
+        self.dropped.append(key)
+
 
 class Totals(NamedTuple):
     """How much the index knows of."""
@@ -237,6 +246,7 @@ class Index:
                 return None
             return key, txn.get(raw[_SERIAL], db=self._data) if raw[_WHERE] == INLINE else None
 
+    @_reads
     def complete_action(self, key: bytes) -> tuple[PackedAction | None, bool]:
         """The action result, and whether every blob it references is present: one snapshot,
         no message parsed.  (None, False) when there is none."""

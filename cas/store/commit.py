@@ -73,7 +73,9 @@ class Work:
     staged: Staged | None = None
     action: NewAction | None = None
     dropped: tuple[bytes, bytes] | None = None
-    """(key, packed) of a dead action result."""
+    """(key, packed) of a dead action result or value."""
+    drop: bytes | None = None
+    """The key of a value to forget."""
     remove: str | None = None
     """A staging file that is of no use after the commit."""
 
@@ -171,9 +173,11 @@ class Committer:
         for work in ready:
             changes.blobs += work.blobs
             if work.action is not None:
-                changes.actions.append(work.action)
+                changes.put(work.action)
             if work.dropped is not None:
                 changes.dropped_actions.append(work.dropped)
+            if work.drop is not None:
+                changes.drop(work.drop)
         try:
             known = self._index.apply(changes)
         except Exception as error:  # noqa: BLE001 - every waiter must hear of it

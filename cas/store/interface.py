@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from cas.digest import Digest
+from cas.digest import Digest, Function
 from cas.store.pending import Pending
 
 Buffer = bytes | bytearray | memoryview
@@ -43,6 +43,25 @@ class Action(NamedTuple):
     """Whether every blob in `references` is present; if so, all were just used."""
 
 
+class Found(NamedTuple):
+    """A blob that was looked for by its hash alone."""
+
+    digest: Digest
+    data: bytes | None
+    """All of it if that needs no file."""
+
+
+class Value(NamedTuple):
+    """What is kept under a key of a client's choice."""
+
+    digest: Digest
+    """Of its content."""
+    data: bytes | None
+    """Its content, where that is not a blob: `open(digest)` then."""
+    meta: bytes
+    """As `NewValue.meta`."""
+
+
 class Blob(Protocol):
     """An open blob.  Its bytes stay readable until `close`, even if it is evicted."""
 
@@ -56,7 +75,36 @@ class Blob(Protocol):
         Raises DataLoss when the stored bytes end before `size`.
         """
 
+    def fileno(self) -> int | None:
+        """A descriptor of a file that holds the blob's bytes from offset 0 on, for the system
+        to send from, valid until `close`; None where there is no such file."""
+
     def close(self) -> None: ...
+
+
+class Spool(Protocol):
+    """Bytes on their way in whose digest is not known yet.  Used by one caller at a time;
+    cannot be resumed."""
+
+    @property
+    def size(self) -> int:
+        """Bytes taken so far."""
+
+    def append(self, data: bytes, /) -> bool:
+        """Takes the next bytes.  True when `flush` is due: call that before the next append."""
+
+    def flush(self) -> None:
+        """*Blocking.*  Moves what was taken out of memory."""
+
+    def finish(self, expected: bytes | None = None, /) -> tuple[Digest, Pending[None]]:
+        """*Blocking.*  Enters what was taken as a blob, and tells its digest.
+
+        `expected` is the function's code and the hash that it must have.  Raises
+        DigestMismatch; the spool is closed either way.
+        """
+
+    def discard(self) -> None:
+        """*Blocking.*  Forgets the bytes.  Nothing on a closed one."""
 
 
 class Upload(Protocol):
@@ -116,6 +164,10 @@ class BlobStore(Protocol):
         """The blob whose key begins with `prefix` (function code and hash), for protocols
         that name no size."""
 
+    def look_up(self, prefix: bytes, /) -> Found | None:
+        """As `find`, and reads the blob if that needs no file: one look at the index.  A use
+        of the blob."""
+
     def read_small(self, digest: Digest, /) -> bytes | None:
         """The whole blob if that needs no file; None says nothing about other blobs."""
 
@@ -153,6 +205,22 @@ class BlobStore(Protocol):
         """*Blocking.*  Bytes of the unfinished upload `name` that are kept; None if there is
         no such upload.  What it tells never decreases; in `strict` it is synced first."""
 
+    def spool(self, function: Function, size: int | None, /) -> Spool:
+        """Begins to take a blob whose hash by `function` is known at its end only, and its
+        size perhaps before (`size`, in bytes).  Raises LimitExceeded."""
+
+    # --- values
+
+    def value(self, namespace: str, key: str, /) -> Value | None:
+        """What is kept under `key`; None too if its blob is gone.  Namespaces keep apart what
+        different protocols and instances put under one key.  Neither holds a zero byte."""
+
+    def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
+        """Keeps `value` under `key`, in place of what was there."""
+
+    def drop_value(self, namespace: str, key: str, /) -> Pending[None]:
+        """Forgets what is kept under `key`, if anything."""
+
     # --- action results
 
     def action(self, instance: str, digest: Digest, /) -> Action | None:
@@ -183,3 +251,18 @@ class NewAction:
     """Whether the references cover what its trees name."""
     author: str = ""
     """Who writes it: principal and tool, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewValue:
+    """A value to keep."""
+
+    digest: Digest
+    """Of its content, verified by the caller."""
+    data: bytes | None
+    """Its content, at most `BlobStore.inline_threshold` bytes; None where the store has it as
+    a blob."""
+    meta: bytes = b""
+    """Up to 64 KiB that go back with it."""
+    author: str = ""
+    """As `NewAction.author`."""

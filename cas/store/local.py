@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cas import digest as digests
-from cas.digest import FUNCTIONS, Digest
+from cas.digest import FUNCTIONS, Digest, Function
 from cas.errors import CasError, DataLoss, NotFound
 from cas.index import lmdb, records
 from cas.index.lmdb import Index, NewBlob
-from cas.index.records import INLINE, ActionRecord, action_key
+from cas.index.records import INLINE, VALUE, ActionRecord, ValueRecord, action_key, value_key
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
-from cas.store.interface import Action, Buffer, Durability, NewAction
+from cas.store.interface import Action, Buffer, Durability, Found, NewAction, NewValue, Value
 from cas.store.layout import Layout
 from cas.store.memory import BytesBlob
 from cas.store.pending import Pending, failed, resolved
+from cas.store.spool import LocalSpool
 from cas.store.uploads import LocalUpload, Uploads
 
 FRESH_ACTION_MS = 60_000
@@ -119,6 +120,14 @@ class LocalStore:
         key = self._index.find(prefix)
         return None if key is None else digests.from_key(key)
 
+    def look_up(self, prefix: bytes, /) -> Found | None:
+        found = self._index.find_inline(prefix)
+        if found is None:
+            return None
+        key, data = found
+        self._touched.add(key)
+        return Found(digests.from_key(key), data)
+
     def read_small(self, digest: Digest, /) -> bytes | None:
         key = digest.key
         data = self._index.inline(key)
@@ -184,6 +193,41 @@ class LocalStore:
     def committed_size(self, name: str, /) -> int | None:
         return self._uploads.committed_size(name)
 
+    def spool(self, function: Function, size: int | None, /) -> LocalSpool:
+        return LocalSpool(self._uploads, function, size, self._put_verified)
+
+    # --- values ----------------------------------------------------------------------
+
+    def value(self, namespace: str, key: str, /) -> Value | None:
+        entry = value_key(namespace, key)
+        found, complete = self._index.complete_action(entry)
+        if found is None:
+            return None
+        if not complete:
+            self._drop_dead(entry)
+            return None
+        digest, meta, data = records.cut_value(found)
+        self._touched.update((entry, *found.references))
+        return Value(digests.from_key(digest), data, meta)
+
+    def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
+        now = int(self._clock() * 1000)
+        record = ValueRecord(now, value.author, value.digest.key, value.meta, value.data)
+        entry = lmdb.NewAction(value_key(namespace, key), records.pack_value(record), VALUE)
+        pending: Pending[None] = Pending()
+        self._committer.submit(Work(pending, action=entry))
+        return pending
+
+    def drop_value(self, namespace: str, key: str, /) -> Pending[None]:
+        pending: Pending[None] = Pending()
+        self._committer.submit(Work(pending, drop=value_key(namespace, key)))
+        return pending
+
+    def _drop_dead(self, entry: bytes) -> None:
+        packed = self._index.packed_action(entry)
+        if packed is not None:
+            self._committer.submit(Work(Pending(), dropped=(entry, packed)))
+
     # --- action results --------------------------------------------------------------
 
     def action(self, instance: str, digest: Digest, /) -> Action | None:
@@ -241,6 +285,13 @@ class LocalStore:
         self._index.close()
 
     # --- inside ----------------------------------------------------------------------
+
+    def _put_verified(self, digest: Digest, data: bytes) -> Pending[None]:
+        if digest.size > self._inline_threshold:
+            return self._put_file(digest, data)
+        pending: Pending[None] = Pending()
+        self._committer.submit(Work(pending, blobs=(NewBlob(digest.key, data),)))
+        return pending
 
     def _put_file(self, digest: Digest, data: Buffer) -> Pending[None]:
         # The generation makes the name this write's own, and nothing sees the file before
@@ -313,6 +364,9 @@ class FileBlob:
                 )
             done += count
         return done
+
+    def fileno(self) -> int | None:
+        return self._fd
 
     def close(self) -> None:
         self._files.close(self._fd)

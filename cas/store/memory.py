@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from cas import digest as digests
-from cas.digest import FUNCTIONS, Digest
+from cas.digest import FUNCTIONS, Digest, Function
 from cas.errors import (
     CasError,
+    DigestMismatch,
     InvalidArgument,
     LimitExceeded,
     NotFound,
     StoreClosed,
     UploadSuperseded,
 )
-from cas.store.interface import Action, Blob, Buffer, NewAction
+from cas.store.interface import Action, Blob, Buffer, Found, NewAction, NewValue, Value
 from cas.store.pending import Pending, failed, resolved
 
 FRESH_ACTION_SECONDS = 60.0
@@ -41,6 +42,8 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._blobs: dict[bytes, bytes] = {digests.empty(f).key: b"" for f in FUNCTIONS}
         self._actions: dict[tuple[str, bytes], tuple[float, NewAction]] = {}
+        self._values: dict[tuple[str, str], NewValue] = {}
+        self._spools = 0
         self._staged: dict[str, bytearray] = {}
         self._writers: dict[str, MemoryUpload] = {}
         self._closed = False
@@ -58,6 +61,10 @@ class MemoryStore:
         with self._lock:
             keys = [key for key in self._blobs if key.startswith(prefix)]
         return digests.from_key(min(keys)) if keys else None
+
+    def look_up(self, prefix: bytes, /) -> Found | None:
+        digest = self.find(prefix)
+        return None if digest is None else Found(digest, self.read_small(digest))
 
     def read_small(self, digest: Digest, /) -> bytes | None:
         return self.read_small_many([digest.key]).get(digest.key)
@@ -92,11 +99,8 @@ class MemoryStore:
     def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> MemoryUpload:
         with self._lock:
             self._check_open()
-            if len(self._writers) >= self._max_open_uploads and name not in self._writers:
-                raise LimitExceeded(
-                    f"{len(self._writers)} uploads are open, the limit (max_open_uploads) is "
-                    f"{self._max_open_uploads}"
-                )
+            if name not in self._writers:
+                self._admit()
             committed = len(self._staged.get(name, b""))
             if offset != committed:
                 raise InvalidArgument(
@@ -115,6 +119,29 @@ class MemoryStore:
     def committed_size(self, name: str, /) -> int | None:
         staged = self._staged.get(name)
         return None if staged is None else len(staged)
+
+    def spool(self, function: Function, size: int | None, /) -> MemorySpool:
+        with self._lock:
+            self._check_open()
+            self._admit()
+            self._spools += 1
+        return MemorySpool(self, function)
+
+    def value(self, namespace: str, key: str, /) -> Value | None:
+        found = self._values.get((namespace, key))
+        if found is None or (found.data is None and found.digest.key not in self._blobs):
+            return None
+        return Value(found.digest, found.data, found.meta)
+
+    def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
+        if self._closed:
+            return failed(StoreClosed("the store is closing"))
+        self._values[namespace, key] = value
+        return resolved(None)
+
+    def drop_value(self, namespace: str, key: str, /) -> Pending[None]:
+        self._values.pop((namespace, key), None)
+        return resolved(None)
 
     def action(self, instance: str, digest: Digest, /) -> Action | None:
         found = self._actions.get(_action_key(instance, digest))
@@ -141,6 +168,14 @@ class MemoryStore:
 
     def close(self) -> None:
         self._closed = True
+
+    def _admit(self) -> None:
+        count = len(self._writers) + self._spools
+        if count >= self._max_open_uploads:
+            raise LimitExceeded(
+                f"{count} uploads are open, the limit (max_open_uploads) is "
+                f"{self._max_open_uploads}"
+            )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -211,6 +246,40 @@ class MemoryUpload:
             return True
 
 
+class MemorySpool:
+    """See `interface.Spool`."""
+
+    def __init__(self, store: MemoryStore, function: Function) -> None:
+        self._store = store
+        self._function = function
+        self._data = bytearray()
+        self._open = True
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def append(self, data: bytes, /) -> bool:
+        self._data += data
+        return True
+
+    def flush(self) -> None:
+        """There is nothing but memory."""
+
+    def finish(self, expected: bytes | None = None, /) -> tuple[Digest, Pending[None]]:
+        self.discard()
+        digest = digests.of(self._data, self._function)
+        if expected is not None and not digest.key.startswith(expected):
+            raise DigestMismatch(f"received {digest}, expected {expected[1:].hex()}")
+        return digest, self._store.put([(digest, self._data)])[0]
+
+    def discard(self) -> None:
+        if self._open:
+            self._open = False
+            with self._store._lock:
+                self._store._spools -= 1
+
+
 class BytesBlob:
     """A blob whose bytes are in memory.  See `interface.Blob`."""
 
@@ -224,6 +293,9 @@ class BytesBlob:
         part = self._data[offset : offset + len(view)]
         view[: len(part)] = part
         return len(part)
+
+    def fileno(self) -> int | None:
+        return None
 
     def close(self) -> None:
         """Nothing is held."""

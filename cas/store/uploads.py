@@ -85,7 +85,7 @@ class Uploads:
         """See `BlobStore.upload`."""
         if offset == 0:
             digests.check_size(digest, len(data))
-        self._admit()
+        self.admit()
         try:
             upload = self._hold(self.layout.upload(name), digest, offset, data)
         except BaseException:
@@ -126,13 +126,13 @@ class Uploads:
         with self._lock:
             self._open -= 1
 
-    def writes_past_cache(self, digest: Digest) -> bool:
-        """Whether the blob's bytes are to go straight to the disk."""
-        return self.strict and digest.size >= self._direct_threshold
+    def writes_past_cache(self, size: int) -> bool:
+        """Whether the bytes of a blob of `size` are to go straight to the disk."""
+        return self.strict and size >= self._direct_threshold
 
     def write_whole(self, fd: int, digest: Digest, data: Buffer) -> None:
         """Writes all of a blob into its new file."""
-        if self.writes_past_cache(digest):
+        if self.writes_past_cache(digest.size):
             buffer = self.take_buffer()
             try:
                 with memoryview(buffer) as view:
@@ -174,7 +174,8 @@ class Uploads:
             while len(self._hashers) > KEPT_HASHERS:
                 self._hashers.popitem(last=False)
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Counts one more open upload, until `released`.  Raises LimitExceeded."""
         with self._lock:
             if self._open >= self._max_open:
                 raise LimitExceeded(
@@ -339,7 +340,7 @@ class LocalUpload:
             while self._fill:
                 part = self._view[: self._fill]
                 # In this order: should the write fail, the hasher still fits `_flushed`.
-                if self._uploads.writes_past_cache(self.digest):
+                if self._uploads.writes_past_cache(self.digest.size):
                     self._flushed = files.write_past_cache(self._fd, part, self._flushed)
                 else:
                     self._flushed = files.write(self._fd, [part], self._flushed)

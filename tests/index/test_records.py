@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from cas import digest as digests
 from cas.errors import DataLoss
 from cas.index import records
-from cas.index.records import ActionRecord, Record
+from cas.index.records import ActionRecord, Record, ValueRecord
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
-blob_records = st.builds(Record, st.sampled_from((0, 1, 2)), u32, u64, u32, u64)
+blob_records = st.builds(Record, st.sampled_from((0, 1, 2, 3)), u32, u64, u32, u64)
 keys = st.binary(min_size=1, max_size=74)
 action_records = st.builds(
     ActionRecord,
@@ -82,3 +82,40 @@ def test_other_bytes_are_no_digest_key(raw: bytes) -> None:
         return
     assert digest.key == raw
     assert digests.make(digest.function, digest.hash, digest.size) == digest
+
+
+value_records = st.builds(
+    ValueRecord,
+    u64,
+    st.text(max_size=60),
+    keys,
+    st.binary(max_size=100),
+    st.none() | st.binary(max_size=300),
+)
+
+
+@given(value_records)
+def test_a_value_record_comes_back(record: Any) -> None:
+    cut = records.cut_action(records.pack_value(record))
+    assert records.cut_value(cut) == (record.digest, record.meta, record.content)
+    assert cut.references == ([record.digest] if record.content is None else [])
+
+
+@given(value_records, st.integers(0, 120))
+def test_a_value_cut_short_before_its_content_is_data_loss(record: Any, cut: int) -> None:
+    packed = records.cut_action(records.pack_value(record._replace(content=b"")))
+    if cut < len(packed.result):
+        with pytest.raises(DataLoss):
+            records.cut_value(packed._replace(result=packed.result[:cut]))
+
+
+names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=600)
+
+
+@given(st.tuples(names.filter(lambda n: len(n.encode()) < 400), names), st.data())
+def test_a_value_key_fits_and_tells_values_apart(place: tuple[str, str], data: Any) -> None:
+    key = records.value_key(*place)
+    assert len(key) <= records.MAX_KEY_BYTES
+    assert key[0] == 255
+    other = data.draw(st.sampled_from([(place[0], place[1] + "x"), (place[0] + "x", place[1])]))
+    assert records.value_key(*other) != key
