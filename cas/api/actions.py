@@ -1,8 +1,7 @@
 """ActionCache: action results, served only while everything they name is here.
 
-Rule: what an action result references is worked out once, when it is written, and kept
-beside its bytes; a hit parses nothing and reads no tree.  The bytes go back exactly as
-they came.
+Rule: when one can be kept or served is `cas.reapi.actions`' to say; here are the messages.
+The bytes go back exactly as they came.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ import grpc
 
 from cas import digest as digests
 from cas.api import caller, names, wire
-from cas.api.blobs import read_whole
 from cas.api.limits import Limits
-from cas.api.references import References, expand, named_by
 from cas.api.status import guarded
-from cas.digest import Digest, Function
-from cas.errors import MissingReferences, NotFound
+from cas.digest import Function
+from cas.errors import NotFound
 from cas.pb import remote_execution_pb2 as pb
-from cas.store.interface import Action, BlobStore, NewAction
+from cas.reapi.actions import keep, settled
+from cas.reapi.blobs import read_whole
+from cas.store.interface import BlobStore
 
 if TYPE_CHECKING:
     from cas.rpc.handler import Context, Runtime
@@ -52,25 +51,11 @@ class ActionCache:
         names.check_instance(instance)
         digest = digests.parse(hash_hex, size, wire.function_of(number))
         action = self._store.action(instance, digest)
-        if action is not None and not action.expanded:
-            action = await self._expanded(instance, digest, action)
-        if action is None or not action.complete:
-            if action is not None:
-                self._store.drop_action(instance, digest, action)
-            raise NotFound(f"no action result of {digest} in instance {instance!r}")
+        if action is None or not action.complete or not action.expanded:
+            action = await settled(self._store, self._runtime, instance, digest, action)
         if hints is None:
             return action.result
         return await self._inlined(action.result, hints, digest.function)
-
-    async def _expanded(self, instance: str, digest: Digest, action: Action) -> Action | None:
-        """An action result whose trees came after it: they are looked into now, once."""
-        result = pb.ActionResult.FromString(action.result)
-        references = await self._references(result, digest.function)
-        if not references.expanded:
-            return action._replace(complete=False)
-        new = NewAction(action.result, references.keys, expanded=True)
-        await self._runtime.wait(self._store.put_action(instance, digest, new))
-        return self._store.action(instance, digest)
 
     async def _inlined(
         self, raw: bytes, hints: pb.GetActionResultRequest, function: Function
@@ -109,44 +94,16 @@ class ActionCache:
         instance = names.check_instance(asked.instance_name)
         function = wire.function_of(asked.digest_function)
         digest = digests.parse(asked.hash, asked.size, function)
-        result = asked.parsed
-        await self._keep_inlined(result, digest.function)
-        references = await self._references(result, digest.function)
-        if self._limits.require_references:
-            self._require(references)
         said = caller.of(context)
         author = f"{context.peer()} {said.label}" if said else context.peer()
-        new = NewAction(asked.action_result, references.keys, references.expanded, author)
-        await self._runtime.wait(self._store.put_action(instance, digest, new))
+        await keep(
+            self._store,
+            self._runtime,
+            instance,
+            digest,
+            raw=asked.action_result,
+            result=asked.parsed,
+            author=author,
+            require_references=self._limits.require_references,
+        )
         return asked.action_result
-
-    async def _references(self, result: pb.ActionResult, function: Function) -> References:
-        named = named_by(result, function)
-        if not named.trees and not named.roots:
-            return References(named.keys, expanded=True)
-        return await expand(self._store, self._runtime, named, function)
-
-    async def _keep_inlined(self, result: pb.ActionResult, function: Function) -> None:
-        """Stores outputs that came inside the message, so that what they name is here."""
-        inlined = [(file.digest, file.contents) for file in result.output_files if file.contents]
-        if result.stdout_raw and result.HasField("stdout_digest"):
-            inlined.append((result.stdout_digest, result.stdout_raw))
-        if result.stderr_raw and result.HasField("stderr_digest"):
-            inlined.append((result.stderr_digest, result.stderr_raw))
-        if not inlined:
-            return
-        blobs = [
-            (digests.parse(digest.hash, digest.size_bytes, function), data)
-            for digest, data in inlined
-        ]
-        for pending in await self._runtime.offload(self._store.put, blobs):
-            await self._runtime.wait(pending)
-
-    def _require(self, references: References) -> None:
-        missing = self._store.missing(references.keys)
-        if missing:
-            first = digests.from_key(references.keys[missing[0]])
-            raise MissingReferences(
-                f"the action result references {len(missing)} blobs that are not here, blob "
-                f"{first} among them; expected all of them to be uploaded before"
-            )

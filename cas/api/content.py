@@ -14,12 +14,12 @@ from google.protobuf.message import DecodeError
 
 from cas import digest as digests
 from cas.api import names, status, wire
-from cas.api.blobs import read_whole
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
+from cas.reapi.blobs import read_whole
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending, resolved
 

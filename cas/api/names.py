@@ -30,27 +30,14 @@ from cas.digest import (
     shorten,
 )
 from cas.errors import InvalidArgument
-
-KEYWORDS: Final = frozenset(
-    {
-        "blobs",
-        "uploads",
-        "actions",
-        "actionResults",
-        "operations",
-        "capabilities",
-        "compressed-blobs",
-    }
-)
-"""Segments that no instance name may hold, so that names can be read from the left."""
+from cas.reapi.instances import KEYWORDS, check_text
+from cas.reapi.instances import check_instance as check_instance
 
 COMPRESSORS: Final[frozenset[str]] = frozenset()
 """Compressors served under `compressed-blobs`, in lower case; identity is never one."""
 
-MAX_INSTANCE_BYTES: Final = 255
 MAX_UUID_BYTES: Final = 128
 
-_NOT_IN_INSTANCES: Final = KEYWORDS | {"", ".", ".."}
 _MAX_SIZE_DIGITS: Final = len(str(MAX_SIZE))
 
 _SHOWN: Final = 300
@@ -169,26 +156,6 @@ def format(resource: ResourceName) -> str:
     return "/".join(parts)
 
 
-def check_instance(name: str) -> str:
-    """Returns `name` if it can be an instance name, or raises InvalidArgument.
-
-    The empty name is one.  Others are segments joined by single slashes, none of them a
-    keyword, `.` or `..`, no control characters, at most 255 bytes of UTF-8: what REAPI
-    forbids, and what would be ambiguous in a resource name or unsafe in a path or a log.
-    """
-    if not name:
-        return name
-    if not _NOT_IN_INSTANCES.isdisjoint(name.split("/")):
-        bad = next(s for s in name.split("/") if s in _NOT_IN_INSTANCES)
-        raise InvalidArgument(
-            f"instance name {shorten(name)} has a segment {bad!r}; expected segments that are "
-            "neither empty, dots nor a keyword of resource names"
-        )
-    if len(name) > MAX_INSTANCE_BYTES or not (name.isascii() and name.isprintable()):
-        _check_text(f"instance name {shorten(name)}", name, MAX_INSTANCE_BYTES)
-    return name
-
-
 def _check_uuid(name: str, uuid: str) -> None:
     """REAPI asks for a version 4 UUID, and only so that uploads do not collide.  Any other
     segment does that as well, and clients send such: without dashes, in upper case, with a
@@ -196,18 +163,7 @@ def _check_uuid(name: str, uuid: str) -> None:
     if uuid in {"", ".", ".."}:
         _fail(name, f"{uuid!r} stands where the upload's uuid was expected")
     if len(uuid) > MAX_UUID_BYTES or not (uuid.isascii() and uuid.isprintable()):
-        _check_text(f"resource name {shorten(name)}: uuid {shorten(uuid)}", uuid, MAX_UUID_BYTES)
-
-
-def _check_text(what: str, text: str, limit: int) -> None:
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"{what} is not valid Unicode") from None
-    if size > limit:
-        raise InvalidArgument(f"{what} has {size} bytes; expected at most {limit}")
-    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
-        raise InvalidArgument(f"{what} holds a control character")
+        check_text(f"resource name {shorten(name)}: uuid {shorten(uuid)}", uuid, MAX_UUID_BYTES)
 
 
 def _named_function(name: str, segment: str) -> Function:

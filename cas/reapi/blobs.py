@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cas.digest import Digest
+from cas.reapi.runtime import Runtime
 from cas.store.interface import BlobStore
-
-if TYPE_CHECKING:
-    from cas.rpc.handler import Runtime
 
 
 async def read_whole(store: BlobStore, runtime: Runtime, digest: Digest) -> bytes:

@@ -6,19 +6,17 @@ Rule: messages to digest keys; reads trees through the store, decides nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from cas import digest as digests
-from cas.api.blobs import read_whole
 from cas.digest import Digest, Function
 from cas.errors import InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
+from cas.reapi.blobs import read_whole
+from cas.reapi.runtime import Runtime
 from cas.store.interface import BlobStore
-
-if TYPE_CHECKING:
-    from cas.rpc.handler import Runtime
 
 M = TypeVar("M", bound=Message)
 

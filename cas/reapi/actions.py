@@ -1,0 +1,105 @@
+"""Action results, kept and served only while everything they name is here.
+
+Rule: what an action result references is worked out once, when it is written, and kept
+beside its bytes; a hit parses nothing and reads no tree.
+"""
+
+from __future__ import annotations
+
+from cas import digest as digests
+from cas.digest import Digest, Function
+from cas.errors import MissingReferences, NotFound
+from cas.pb import remote_execution_pb2 as pb
+from cas.reapi.references import References, expand, named_by
+from cas.reapi.runtime import Runtime
+from cas.store.interface import Action, BlobStore, NewAction
+
+
+async def settled(
+    store: BlobStore, runtime: Runtime, instance: str, digest: Digest, action: Action | None
+) -> Action:
+    """`action`, as `BlobStore.action` gave it, if it can be served.
+
+    One whose trees came after it is looked into now, and kept with what they name; one that
+    lacks a blob is dropped.  Raises NotFound.
+    """
+    if action is not None and not action.expanded:
+        action = await _expanded(store, runtime, instance, digest, action)
+    if action is None or not action.complete:
+        if action is not None:
+            store.drop_action(instance, digest, action)
+        raise NotFound(f"no action result of {digest} in instance {instance!r}")
+    return action
+
+
+async def _expanded(
+    store: BlobStore, runtime: Runtime, instance: str, digest: Digest, action: Action
+) -> Action | None:
+    result = pb.ActionResult.FromString(action.result)
+    references = await _references(store, runtime, result, digest.function)
+    if not references.expanded:
+        return action._replace(complete=False)
+    new = NewAction(action.result, references.keys, expanded=True)
+    await runtime.wait(store.put_action(instance, digest, new))
+    return store.action(instance, digest)
+
+
+async def keep(
+    store: BlobStore,
+    runtime: Runtime,
+    instance: str,
+    digest: Digest,
+    *,
+    raw: bytes,
+    result: pb.ActionResult,
+    author: str,
+    require_references: bool,
+) -> None:
+    """Keeps an action result, `raw`, which `result` is the parsed form of.
+
+    Raises InvalidArgument when it, or a tree that it names, is malformed, and
+    MissingReferences when it names absent blobs and that is to be refused.
+    """
+    await _keep_inlined(store, runtime, result, digest.function)
+    references = await _references(store, runtime, result, digest.function)
+    if require_references:
+        _require(store, references)
+    new = NewAction(raw, references.keys, references.expanded, author)
+    await runtime.wait(store.put_action(instance, digest, new))
+
+
+async def _references(
+    store: BlobStore, runtime: Runtime, result: pb.ActionResult, function: Function
+) -> References:
+    named = named_by(result, function)
+    if not named.trees and not named.roots:
+        return References(named.keys, expanded=True)
+    return await expand(store, runtime, named, function)
+
+
+async def _keep_inlined(
+    store: BlobStore, runtime: Runtime, result: pb.ActionResult, function: Function
+) -> None:
+    """Stores outputs that came inside the message, so that what they name is here."""
+    inlined = [(file.digest, file.contents) for file in result.output_files if file.contents]
+    if result.stdout_raw and result.HasField("stdout_digest"):
+        inlined.append((result.stdout_digest, result.stdout_raw))
+    if result.stderr_raw and result.HasField("stderr_digest"):
+        inlined.append((result.stderr_digest, result.stderr_raw))
+    if not inlined:
+        return
+    blobs = [
+        (digests.parse(digest.hash, digest.size_bytes, function), data) for digest, data in inlined
+    ]
+    for pending in await runtime.offload(store.put, blobs):
+        await runtime.wait(pending)
+
+
+def _require(store: BlobStore, references: References) -> None:
+    missing = store.missing(references.keys)
+    if missing:
+        first = digests.from_key(references.keys[missing[0]])
+        raise MissingReferences(
+            f"the action result references {len(missing)} blobs that are not here, blob "
+            f"{first} among them; expected all of them to be uploaded before"
+        )
