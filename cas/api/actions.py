@@ -48,7 +48,7 @@ class ActionCache:
 
     async def get(self, request: bytes, context: Context) -> bytes:
         instance, hash_hex, size, number, hints = wire.get_action_result_request(request)
-        names.check_instance(instance)
+        context.instance = names.check_instance(instance)
         digest = digests.parse(hash_hex, size, wire.function_of(number))
         action = self._store.action(instance, digest)
         if action is None or not action.complete or not action.expanded:
@@ -91,7 +91,7 @@ class ActionCache:
 
     async def update(self, request: bytes, context: Context) -> bytes:
         asked = wire.update_action_result_request(request)
-        instance = names.check_instance(asked.instance_name)
+        instance = context.instance = names.check_instance(asked.instance_name)
         function = wire.function_of(asked.digest_function)
         digest = digests.parse(asked.hash, asked.size, function)
         said = caller.of(context)

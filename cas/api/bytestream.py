@@ -64,7 +64,9 @@ class ByteStream:
 
     async def read(self, request: bytes, context: Context) -> None:
         name, offset, limit = wire.read_request(request)
-        digest = names.parse_read(name).digest
+        resource = names.parse_read(name)
+        context.instance = resource.instance
+        digest = resource.digest
         end = _read_end(digest, offset, limit)
         data = self._store.read_small(digest)
         if data is not None:
@@ -98,6 +100,7 @@ class ByteStream:
         if not name:
             raise InvalidArgument("the first message of a Write has no resource_name")
         resource = names.parse_write(name)
+        context.instance = resource.instance
         digest = resource.digest
         self._limits.check_blob(digest)
         if self._store.contains(digest):
@@ -157,6 +160,7 @@ class ByteStream:
         self, request: pb.QueryWriteStatusRequest, context: Context
     ) -> pb.QueryWriteStatusResponse:
         resource = names.parse_write(request.resource_name)
+        context.instance = resource.instance
         digest = resource.digest
         if self._store.contains(digest):
             return pb.QueryWriteStatusResponse(committed_size=digest.size, complete=True)

@@ -44,7 +44,7 @@ class Capabilities:
         )
 
     async def get(self, request: pb.GetCapabilitiesRequest, context: Context) -> bytes:
-        names.check_instance(request.instance_name)
+        context.instance = names.check_instance(request.instance_name)
         return self._answer
 
 

@@ -60,14 +60,14 @@ class Content:
 
     async def find_missing(self, request: bytes, context: Context) -> bytes:
         asked = wire.find_missing_request(request)
-        names.check_instance(asked.instance_name)
+        context.instance = names.check_instance(asked.instance_name)
         return wire.find_missing_response(asked, self._store.present(asked.keys))
 
     # --- BatchUpdateBlobs ------------------------------------------------------------
 
     async def batch_update(self, request: bytes, context: Context) -> bytes:
         batch = wire.batch_update_request(request)
-        names.check_instance(batch.instance_name)
+        context.instance = names.check_instance(batch.instance_name)
         self._limits.check_batch(sum([len(data) for _, data, _ in batch.blobs]), "request")
         outcomes: list[CasError | Pending[None]] = []
         todo: list[tuple[Digest, memoryview]] = []
@@ -131,7 +131,7 @@ class Content:
 
     async def batch_read(self, request: bytes, context: Context) -> bytes:
         batch = wire.batch_read_request(request)
-        names.check_instance(batch.instance_name)
+        context.instance = names.check_instance(batch.instance_name)
         keys = [key for key in batch.keys if isinstance(key, bytes)]
         small = self._store.read_small_many(keys)
         sizes = [len(small[key]) if key in small else digests.from_key(key).size for key in keys]
@@ -159,7 +159,7 @@ class Content:
     # --- GetTree ---------------------------------------------------------------------
 
     async def get_tree(self, request: pb.GetTreeRequest, context: Context) -> None:
-        names.check_instance(request.instance_name)
+        context.instance = names.check_instance(request.instance_name)
         function = wire.function_of(request.digest_function)
         root = digests.parse(request.root_digest.hash, request.root_digest.size_bytes, function)
         skip = _page_offset(request.page_token)

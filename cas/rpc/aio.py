@@ -42,7 +42,7 @@ class AioEngine:
         self._loop = _new_loop()
         self._helpers = ThreadPoolExecutor(options.helper_threads, "rpc-helper")
         self.runtime = AioRuntime(self._loop, self._helpers)
-        self._methods = Methods()
+        self._methods = Methods(options.metrics)
         self._service = _Service(self._methods, options.max_concurrent_calls, options.stall_timeout)
         self._over = asyncio.Event()
         self._drains: set[asyncio.Task[None]] = set()
@@ -205,6 +205,7 @@ class _Service(grpc.GenericRpcHandler):
         async def answer(_: object, context: Any) -> Any:
             # grpc.aio's own limit miscounts in 1.74 and 1.78, until it refuses every call.
             if self._active >= self._limit:
+                method.requests.ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "", 0.0, 0, 0)
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
             self._active += 1
             self._idle.clear()
@@ -240,6 +241,12 @@ class _Call(Call):
 
         Answers after the handler has cleaned up, also where it aborts.
         """
+        try:
+            return await self._run()
+        finally:
+            self.ended(cancelled=self.cancelled())
+
+    async def _run(self) -> Any:
         method = self.method
         response = None
         try:

@@ -6,6 +6,7 @@ Rule: no engine's machinery and nothing that waits; an engine's own call adds bo
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable
 from typing import Any, NoReturn, Self
 
@@ -28,13 +29,17 @@ logger = logging.getLogger(__name__)
 class Call:
     """A part of a `cas.rpc.handler.Context`, and the iterator over its requests."""
 
-    __slots__ = ("method", "status", "trailing")
+    __slots__ = ("_began", "_received", "_sent", "instance", "method", "status", "trailing")
 
     def __init__(self, method: Method) -> None:
         self.method = method
+        self.instance = ""
         self.status: tuple[grpc.StatusCode, str] | None = None
         """What the call ends with, where that is settled before its handler has returned."""
         self.trailing: Metadata | None = None
+        self._began = time.monotonic()
+        self._received = 0
+        self._sent = 0
 
     def read(self) -> Awaitable[Any]:
         raise NotImplementedError
@@ -66,6 +71,7 @@ class Call:
 
     def parsed(self, message: bytes) -> Any:
         """The request message for the handler; aborts where there is none."""
+        self._received += len(message)
         parse = self.method.parse
         if parse is None:
             return message
@@ -84,12 +90,20 @@ class Call:
             if serialize is not None:
                 message = serialize(message)
             if type(message) is bytes:
+                self._sent += len(message)
                 return message
             raise TypeError(f"expected bytes to send, got {type(message).__name__}")
         except Exception as error:
             logger.exception("response not serialized", extra={"method": self.method.name})
             self.status = (grpc.StatusCode.INTERNAL, UNWRITABLE)
             raise grpc.aio.AbortError(UNWRITABLE) from error
+
+    def ended(self, *, cancelled: bool) -> None:
+        """Counts the call; once, when there is no more to come."""
+        status = self.status
+        code = grpc.StatusCode.CANCELLED if cancelled else None if status is None else status[0]
+        seconds = time.monotonic() - self._began
+        self.method.requests.ended(code, self.instance, seconds, self._received, self._sent)
 
     def without_request(self) -> None:
         """Settles how a call ends that had to bring one request and did not."""

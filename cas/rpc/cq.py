@@ -121,7 +121,7 @@ class CqEngine:
         self._server.register_completion_queue(self._queue)
         self._helpers = Helpers(options.helper_threads)
         self.runtime = WaitRuntime(self._helpers)
-        self._methods = Methods()
+        self._methods = Methods(options.metrics)
         self._known: dict[bytes, Method] = {}
         self._limit = options.max_concurrent_calls
         self._stall_ticks = int(options.stall_timeout / _TICK)
@@ -270,6 +270,7 @@ class CqEngine:
             return
         if len(self._calls) >= self._limit:
             reject(event.call, grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
+            method.requests.ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "", 0.0, 0, 0)
             return
         _Call(self, method, event).begin()
 
@@ -519,6 +520,7 @@ class _Call(Call):
 
     def _let_go(self) -> None:
         self.engine.end_call(self)
+        self.ended(cancelled=self._cancelled)
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             try:

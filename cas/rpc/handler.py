@@ -13,11 +13,13 @@ up in ``finally`` or ``except BaseException`` and let it pass.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import grpc
 import grpc.aio
+
+from cas.metrics.instruments import Metrics
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -56,6 +58,9 @@ class Runtime(Protocol):
 
 class Context(Protocol):
     """One call, as its servicer sees it: the subset of grpc.aio's ServicerContext in use."""
+
+    instance: str
+    """For the servicer to set: the REAPI instance that the call was for, by which it is counted."""
 
     def read(self) -> Awaitable[Any]:
         """The next request message of a client stream, or `EOF`.
@@ -126,6 +131,8 @@ class EngineOptions:
     stall_timeout: float
     """Seconds for which a client may send or take nothing that a call waits for; then the call
     ends with DEADLINE_EXCEEDED.  Approximate; what the server itself is slow at does not count."""
+    metrics: Metrics = field(default_factory=Metrics)
+    """Where calls are counted."""
     channel_arguments: Sequence[tuple[str, int | str]] = ()
     """Further gRPC channel arguments, after the defaults of `default_arguments`."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 
+from cas.metrics.instruments import Metrics, Requests
 from cas.rpc.handler import Handlers, Metadata
 
 Behaviour = Callable[[Any, Any], Coroutine[Any, Any, Any]]
@@ -27,6 +28,9 @@ UNREADABLE = "the request message cannot be parsed"
 UNWRITABLE = "the response message cannot be serialized"
 FAILED = "the server failed to answer; its log says why"
 """What a client hears of an exception that a handler let out: nothing of the exception."""
+
+_PROTOCOL = "grpc"
+"""What the metrics call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Method:
     the response, or None where responses are streamed."""
     parse: Callable[[bytes], Any] | None
     serialize: Callable[[Any], bytes] | None
+    requests: Requests
+    """Counts its calls."""
 
 
 @dataclass(slots=True)
@@ -59,7 +65,9 @@ class Methods:
     name alone.  Unknown names are not remembered: clients make them up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._unknown = metrics.requests(_PROTOCOL, "unknown")
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._known: dict[str, Method] = {}
 
@@ -74,12 +82,20 @@ class Methods:
             for handler in self._handlers:
                 found = handler.service(details)
                 if found is not None:
-                    method = self._known[name] = _method(name, found)
+                    requests = self._metrics.requests(_PROTOCOL, _short(name))
+                    method = self._known[name] = _method(name, found, requests)
                     break
+            else:
+                self._unknown.ended(grpc.StatusCode.UNIMPLEMENTED, "", 0.0, 0, 0)
         return method
 
 
-def _method(name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
+def _short(name: str) -> str:
+    """``ByteStream/Read`` of ``/google.bytestream.ByteStream/Read``."""
+    return name.lstrip("/").rpartition(".")[2]
+
+
+def _method(name: str, handler: grpc.RpcMethodHandler[Any, Any], requests: Requests) -> Method:
     behaviour: Any = (
         (handler.stream_stream if handler.response_streaming else handler.stream_unary)
         if handler.request_streaming
@@ -98,6 +114,7 @@ def _method(name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
         run,
         handler.request_deserializer,
         handler.response_serializer,
+        requests,
     )
 
 

@@ -21,6 +21,7 @@ from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
 from cas.store.local import LocalStore, StoreOptions, open_store
+from cas.store.verifying import VerifyingStore
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
@@ -29,7 +30,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
     with contextlib.ExitStack() as opened:
         store = _store(config)
         opened.callback(store.close)
-        engine = _engine(config)
+        engine = _engine(config, metrics)
         checks = health.Health(engine.runtime)
         names = [*service.SERVICES, health.SERVICE]
         engine.add_generic_rpc_handlers(
@@ -67,6 +68,7 @@ def _store(config: Config) -> LocalStore:
             direct_threshold=config.direct_threshold,
             max_open_uploads=config.max_open_uploads,
         ),
+        kind=VerifyingStore if config.verify_reads else LocalStore,
     )
 
 
@@ -79,7 +81,7 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _engine(config: Config) -> Engine:
+def _engine(config: Config, metrics: Metrics) -> Engine:
     return make_engine(
         config.engine,
         EngineOptions(
@@ -87,6 +89,7 @@ def _engine(config: Config) -> Engine:
             max_concurrent_calls=config.max_concurrent_calls,
             helper_threads=config.helper_threads,
             stall_timeout=config.stall_timeout,
+            metrics=metrics,
         ),
     )
 

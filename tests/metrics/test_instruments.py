@@ -9,15 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cas.metrics import families
-from cas.metrics.families import Family
 from cas.metrics.instruments import MAX_INSTANCES, OTHER, Metrics
+from tests.metrics.reading import numbers
 
 SIZES = families.READ_SIZES
-
-
-def numbers(metrics: Metrics, family: Family, *labels: str) -> list[float]:
-    slot = metrics.sheet.slot(family, labels)
-    return list(metrics.sheet.numbers[slot : slot + family.width])
 
 
 def requests(metrics: Metrics, code: str, instance: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cas.metrics.instruments import Metrics
 from cas.rpc.method import Methods, checked_metadata
 from tests.rpc.serving import STREAM_STREAM, UNARY_UNARY, service
 
@@ -23,7 +24,7 @@ def test_the_first_handler_that_knows_the_name_is_taken() -> None:
     async def other(request: bytes, context: Any) -> bytes:
         return request
 
-    methods = Methods()
+    methods = Methods(Metrics())
     methods.add([service(a=UNARY_UNARY(unary))])
     methods.add([service(a=UNARY_UNARY(other), b=UNARY_UNARY(other))])
     found = [methods.find(f"/test.Service/{name}", ()) for name in "ab"]
@@ -39,7 +40,7 @@ def test_a_handler_is_asked_once_per_name() -> None:
             asked.append((details.method, details.invocation_metadata))
             return UNARY_UNARY(unary) if details.method == "/known" else None
 
-    methods = Methods()
+    methods = Methods(Metrics())
     methods.add([Router()])
     for _ in range(2):
         methods.find("/known", (("a", "b"),))
@@ -51,7 +52,7 @@ def test_handlers_of_the_wrong_kind() -> None:
     def sync(request: bytes, context: Any) -> bytes:
         return request
 
-    methods = Methods()
+    methods = Methods(Metrics())
     methods.add([service(sync=UNARY_UNARY(sync), generate=UNARY_UNARY(generate))])
     for name in ("sync", "generate"):
         with pytest.raises(TypeError, match=f"/test.Service/{name}"):
