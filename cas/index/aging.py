@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
-from cas.index.lmdb import Index, Tables
+from cas.index.lmdb import NEXT_SERIAL, Index, Tables
 from cas.index.records import Record, cut_action, unpack_action, unpack_record
 from cas.index.uses import PAGE as USES_PAGE
 
@@ -21,8 +21,9 @@ ACTIONS_PAGE = 100
 """Action results in one snapshot: each may reference thousands of blobs."""
 
 _SERIAL_KEY = Struct("=Q")
-_INSTANCES = b"\0"
-"""What the keys of all action results open with (`records.action_key`)."""
+REFERRING = (b"\0", b"\xff")
+"""What the keys of all that references blobs open with: action results (`records.action_key`)
+and values (`records.value_key`)."""
 
 
 def ages(index: Index) -> Iterator[tuple[int, memoryview]]:
@@ -53,7 +54,7 @@ def entries(index: Index, serials: Sequence[int]) -> list[tuple[bytes, Record]]:
 
 
 class DeadActions(NamedTuple):
-    """A page of a walk over all action results."""
+    """A page of a walk over all action results, or all values."""
 
     dead: list[tuple[bytes, bytes]]
     """(key, packed) of those that lack a blob, as `Changes.dropped_actions` takes them."""
@@ -62,8 +63,9 @@ class DeadActions(NamedTuple):
     """Where the next page begins; None at the end of the walk."""
 
 
-def dead_actions(index: Index, after: bytes, written_before: int) -> DeadActions:
-    """Looks over a page of action results behind key `after`, b"" for the first page.
+def dead_actions(index: Index, prefix: bytes, after: bytes, written_before: int) -> DeadActions:
+    """Looks over a page of what is under `prefix`, one of `REFERRING`, behind key `after`, b""
+    for the first page.
 
     One written at `written_before` (ms since the epoch) or later is let be: what it references
     may be on its way.
@@ -72,10 +74,10 @@ def dead_actions(index: Index, after: bytes, written_before: int) -> DeadActions
     seen = 0
     key = after
     with index.reading() as tables, tables.txn.cursor(tables.meta) as cursor:
-        found = cursor.set_range(after or _INSTANCES)
+        found = cursor.set_range(after or prefix)
         if found and cursor.key() == after:
             found = cursor.next()
-        while found and seen < ACTIONS_PAGE and cursor.key().startswith(_INSTANCES):
+        while found and seen < ACTIONS_PAGE and cursor.key().startswith(prefix):
             key = cursor.key()
             seen += 1
             packed = tables.txn.get(_place(cursor.value()), db=tables.data)
@@ -126,12 +128,29 @@ def _number(place: bytes) -> int:
     return serial
 
 
-def dead_pages(first: int, times: memoryview) -> list[tuple[int, int]]:
+def lower(index: Index, now: int) -> None:
+    """Has uses that lie in the future be as of now: a clock that was ahead would keep what was
+    used then for as long as it was."""
+    for _, view in ages(index):
+        for place, minute in enumerate(view):
+            if minute > now:
+                view[place] = now
+
+
+def next_serial(index: Index) -> int:
+    """Above every serial that was ever given."""
+    with index.reading() as tables:
+        raw = tables.txn.get(NEXT_SERIAL)
+    return _number(raw) if raw is not None else 0
+
+
+def dead_pages(first: int, times: memoryview, end: int) -> list[tuple[int, int]]:
     """Runs (first serial, count) of whole pages of `uses` that hold no entry, in a chunk of
-    `ages`."""
+    `ages`; up to serial `end`, above which none was given yet."""
     runs: list[tuple[int, int]] = []
     nothing = bytes(4 * USES_PAGE)
-    for at in range(-first % USES_PAGE, len(times) - USES_PAGE + 1, USES_PAGE):
+    stop = min(len(times), end - first) - USES_PAGE + 1
+    for at in range(-first % USES_PAGE, stop, USES_PAGE):
         if times[at : at + USES_PAGE].tobytes() != nothing:
             continue
         if runs and sum(runs[-1]) == first + at:

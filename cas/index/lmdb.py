@@ -105,7 +105,9 @@ class Totals(NamedTuple):
     live_bytes: int
     """The pages of that which hold something."""
     disk_bytes: int
-    """What the index takes on disk, all of its files."""
+    """What the file takes on disk now."""
+    uses_bytes: int
+    """What the last-use times take on disk."""
     file_bytes: int
     """What the blobs' files take on disk."""
 
@@ -312,9 +314,9 @@ class Index:
         live = _pages(found)
         for table in (self._data, self._order, self._condemned):
             live += _pages(txn.stat(table))
-        disk = os.stat(self._path / DATA_FILE).st_blocks * 512 + self.uses.disk_bytes()
+        disk = os.stat(self._path / DATA_FILE).st_blocks * 512
         files = 0 if file_bytes is None else _SERIAL_KEY.unpack(file_bytes)[0]
-        return Totals(found["entries"], used, live * size, disk, files)
+        return Totals(found["entries"], used, live * size, disk, self.uses.disk_bytes(), files)
 
     # --- writes ----------------------------------------------------------------------
 
@@ -565,7 +567,7 @@ class Index:
 _WHERE = 1
 _SERIAL = slice(6, 14)
 _SERIAL_KEY = Struct("=Q")
-_NEXT_SERIAL = b"next serial"
+NEXT_SERIAL = b"next serial"
 _FILE_BYTES = b"file bytes"
 
 
@@ -579,12 +581,12 @@ def _pages(stat: dict[str, int]) -> int:
 
 
 def _next_serial(txn: Any) -> int:
-    raw = txn.get(_NEXT_SERIAL)
+    raw = txn.get(NEXT_SERIAL)
     return _SERIAL_KEY.unpack(raw)[0] if raw is not None else 0
 
 
 def _set_next_serial(txn: Any, serial: int) -> None:
-    txn.put(_NEXT_SERIAL, _SERIAL_KEY.pack(serial))
+    txn.put(NEXT_SERIAL, _SERIAL_KEY.pack(serial))
 
 
 def _open(path: Path, sync: bool) -> lmdb.Environment:

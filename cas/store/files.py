@@ -27,8 +27,9 @@ Seam = Callable[[str, str], None]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # struct flock: type, whence, start, length, pid; a length of 0 covers the whole file.
-_WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-_NO_LOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+_FLOCK = struct.Struct("hhqqi4x")
+_WRITE_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_NO_LOCK = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class Files:
@@ -156,6 +157,12 @@ class Files:
         self._reach("replace", staging)
         os.rename(new, staging)
 
+    def move(self, path: str | Path, target: str | Path) -> None:
+        """Gives a file or directory another name, in the place of any file that has it.
+        Durable once both parents are synced."""
+        self._reach("move", path)
+        os.rename(path, target)
+
     def remove(self, path: str) -> None:
         """Removes a file, which may be gone already."""
         self._reach("remove", path)
@@ -167,7 +174,33 @@ class Files:
         self._reach("open-lock", path)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
+    def allocate(self, fd: int, size: int) -> None:
+        """Gives a file that is to be mapped its size, and all of its room: a store into the map
+        of a file on a full disk would end the process."""
+        self._reach("allocate", str(fd))
+        with _room("the index"):
+            os.posix_fallocate(fd, 0, size)
+
     # --- locks -------------------------------------------------------------------------
+
+    def lock_byte(self, fd: int, at: int, *, wait: bool = False) -> bool:
+        """Locks one byte of a file against other opens of it, those of this process included,
+        until it is unlocked or `fd` closed; False when it is taken and `wait` is false."""
+        lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, lock)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def unlock_byte(self, fd: int, at: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, 1, 0))
+
+    def is_byte_locked(self, fd: int, at: int) -> bool:
+        """Whether another open of the file locks the byte."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+        found = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+        return bool(found[0] != fcntl.F_UNLCK)
 
     def hold(self, fd: int) -> bool:
         """Marks the file as having a living writer: until `fd` is closed or its process
@@ -227,6 +260,11 @@ class Files:
                 return -1
             raise
 
+    def forget_cached(self, fd: int) -> None:
+        """Drops the file's pages from the system's cache: the next read comes from the disk."""
+        with suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
 
@@ -245,6 +283,15 @@ _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+def entries(directory: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a directory; nothing if it is not there."""
+    try:
+        with os.scandir(directory) as found:
+            return list(found)
+    except FileNotFoundError:
+        return []
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def test_dead_action_results_are_found_page_by_page(index: Index) -> None:
     index.apply(Changes(NOW, actions=actions))
     dead, after, seen = [], b"", 0
     while True:
-        page = aging.dead_actions(index, after, written_before=250)
+        page = aging.dead_actions(index, b"\0", after, written_before=250)
         dead += page.dead
         seen += page.seen
         if page.last is None:
@@ -199,7 +199,7 @@ def test_pages_of_dead_serials_become_holes(tmp_path: Path) -> None:
     uses.enter(0, STEP, 6)
     uses.clear(sorted(set(range(STEP)) - set(living)))
     full = uses.disk_bytes()
-    runs = [run for first, view in uses.chunks() for run in aging.dead_pages(first, view)]
+    runs = [run for first, view in uses.chunks() for run in aging.dead_pages(first, view, STEP)]
     assert sum(count for _, count in runs) == STEP - 3 * PAGE
     punched = [uses.punch(*run) for run in runs]
     assert all(punched)
@@ -219,22 +219,22 @@ def test_pages_of_dead_serials_become_holes(tmp_path: Path) -> None:
 
 
 @settings(derandomize=True, max_examples=50, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 6), st.integers(1, 4 * PAGE))
-def test_dead_pages_are_whole_and_dead(seed: int, start: int, count: int) -> None:
+@given(st.integers(0, 2**32), st.integers(0, 6), st.integers(1, 4 * PAGE), st.integers(0, 9 * PAGE))
+def test_dead_pages_are_whole_and_dead(seed: int, start: int, count: int, end: int) -> None:
     dice = random.Random(seed)
     minutes = memoryview(bytearray(4 * count)).cast("I")
     for _ in range(dice.randrange(4)):
         minutes[dice.randrange(count)] = 5
     first = start * PAGE
     covered = set()
-    for begin, length in aging.dead_pages(first, minutes):
+    for begin, length in aging.dead_pages(first, minutes, end):
         assert begin % PAGE == length % PAGE == 0
         covered |= set(range(begin, begin + length))
     whole = count // PAGE * PAGE
     expected = {
         first + at + place
         for at in range(0, whole, PAGE)
-        if not any(minutes[at : at + PAGE])
+        if first + at + PAGE <= end and not any(minutes[at : at + PAGE])
         for place in range(PAGE)
     }
     assert covered == expected
