@@ -9,17 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from cas.cli import serve
+from cas.cli import fsck, reindex, scrub, serve, stat
 from cas.config import suggestion
 from cas.errors import CasError, ConfigError
 
 DISTRIBUTION = "cas-cache"
 """The project's name where packages are installed from."""
 
-COMMANDS = (serve,)
+COMMANDS = (serve, stat, scrub, fsck, reindex)
 """Each has `add(commands)`, which adds its parser and sets ``run``."""
 
 
@@ -49,10 +49,19 @@ class _Version(argparse.Action):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the process's exit code."""
-    try:
+
+    def run() -> int:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         code: int = options.run(options, os.environ)
         return code
+
+    return guarded(run)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """What `run` returns; or a line on stderr and the code of the error that ended it."""
+    try:
+        return run()
     except ConfigError as error:
         return _fail(error, 2)
     except CasError as error:

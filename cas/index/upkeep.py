@@ -19,7 +19,7 @@ from cas import digest as digests
 from cas.digest import FUNCTIONS
 from cas.errors import DataLoss
 from cas.index.lmdb import Index, Tables
-from cas.index.records import ACTION, FILE, Record, cut_action, unpack_record
+from cas.index.records import FILE, INLINE, VALUE, Record, cut_action, cut_value, unpack_record
 
 PAGE = 1000
 """Rows in one snapshot."""
@@ -60,9 +60,8 @@ class Mending:
     strays: list[Stray] = field(default_factory=list)
 
 
-def rows(index: Index) -> Iterator[Row]:
-    """Every entry, in key order."""
-    after: bytes | None = None
+def rows(index: Index, after: bytes | None = None) -> Iterator[Row]:
+    """Every entry behind the key `after`, in key order."""
     while True:
         page: list[Row] = []
         with index.reading() as tables, tables.txn.cursor(tables.meta) as cursor:
@@ -82,7 +81,7 @@ def _row(tables: Tables, key: bytes, raw: bytes) -> Row:
     pinned = key in _PINNED
     try:
         record = unpack_record(raw)
-        if key[:1] != b"\0":
+        if record.where in (INLINE, FILE):
             digests.from_key(key)
     except DataLoss as error:
         return Row(key, None, f"cannot be read: {error}", unlisted=False)
@@ -99,9 +98,11 @@ def _row(tables: Tables, key: bytes, raw: bytes) -> Row:
 def _judge_data(key: bytes, record: Record, data: bytes | None) -> str:
     if data is None:
         return "has no bytes"
-    if record.where == ACTION:
+    if record.where != INLINE:
         try:
-            cut_action(data)
+            action = cut_action(data)
+            if record.where == VALUE:
+                cut_value(action)
         except DataLoss as error:
             return f"cannot be read: {error}"
         return ""

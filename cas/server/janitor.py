@@ -17,8 +17,11 @@ from cas.server import process
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
+from cas.store.files import Files
 from cas.store.janitor import Janitor
 from cas.store.layout import Layout
+from cas.store.opening import open_index
+from cas.store.scrub import PacedScrub
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
@@ -27,15 +30,25 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         index = _index(task.config)
         opened.callback(index.close)
         janitor = Janitor(index)
+        scrub = _scrub(task.config, index)
 
         link.tell(Event(READY))
         while not link.stop_requested(BEAT_INTERVAL):
             janitor.step(time.monotonic())
+            if scrub is not None:
+                scrub.step()
             link.tell(Event(BEAT))
 
 
 def _index(config: Config) -> Index:
-    return Index(Layout(config.dir).index, sync=config.durability == "strict")
+    strict = config.durability == "strict"
+    return open_index(Layout(config.dir), Files(), strict=strict)
+
+
+def _scrub(config: Config, index: Index) -> PacedScrub | None:
+    if not config.scrub_period:
+        return None
+    return PacedScrub(Layout(config.dir), index, Files(), config.scrub_period)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cas.errors import FormatMismatch, StoreInUse
+from cas.errors import CasError, FormatMismatch, StoreInUse
 from cas.store.files import Files
 from cas.store.layout import FORMAT_VERSION, Layout
 
@@ -57,6 +57,25 @@ def prepare(directory: Path) -> DirectoryLock:
         lock.close()
         raise
     return lock
+
+
+def occupy(directory: Path) -> DirectoryLock:
+    """Locks a store that is there, for a command that no server may run beside.
+
+    Raises CasError when there is none; else as `prepare`.
+    """
+    layout = Layout(directory)
+    check_store(layout)
+    return _lock(layout, Files())
+
+
+def check_store(layout: Layout) -> None:
+    """Raises CasError unless the directory holds a store of this format."""
+    if not layout.root.is_dir():
+        raise CasError(f"{layout.root} is no directory; expected a cas directory")
+    check_format(layout)
+    if not layout.format.exists():
+        raise CasError(f"{layout.root} holds no store yet; expected a cas directory")
 
 
 def check_format(layout: Layout) -> None:

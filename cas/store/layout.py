@@ -8,6 +8,7 @@ Rule: pure; digests, upload names and generations to paths and back.  The tree:
     DIR/blobs/<function>/<first byte of the hash>/<hash>.<generation>
     DIR/staging/<first byte>/<hash of the upload's name>        uploads in progress
     DIR/quarantine/     what failed verification after it was stored
+    DIR/scrub           how far the background scrub is
 
 A blob's file carries a generation, drawn for each write of it, so that evicting
 one copy can never remove the file of another that is being written meanwhile.
@@ -54,6 +55,10 @@ class Layout:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
+
+    @property
+    def scrub(self) -> Path:
+        return self.root / "scrub"
 
     def shards(self) -> list[Path]:
         """Every directory that holds blobs, parents first."""

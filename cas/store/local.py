@@ -19,14 +19,27 @@ from cas.digest import FUNCTIONS, Digest, Function
 from cas.errors import CasError, DataLoss, NotFound
 from cas.index import lmdb, records
 from cas.index.lmdb import Index, NewBlob
-from cas.index.records import INLINE, VALUE, ActionRecord, ValueRecord, action_key, value_key
+from cas.index.records import (
+    INLINE,
+    VALUE,
+    ActionRecord,
+    Record,
+    ValueRecord,
+    action_key,
+    value_key,
+)
+from cas.metrics.instruments import Metrics
+from cas.store.adopt import BAD_MEDIUM
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
+from cas.store.counts import ReadCounts
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
 from cas.store.interface import Action, Buffer, Durability, Found, NewAction, NewValue, Value
 from cas.store.layout import Layout
 from cas.store.memory import BytesBlob
+from cas.store.opening import open_index
 from cas.store.pending import Pending, failed, resolved
+from cas.store.quarantine import Quarantine
 from cas.store.spool import LocalSpool
 from cas.store.uploads import LocalUpload, Uploads
 
@@ -56,16 +69,23 @@ def open_store(
     directory: Path,
     options: StoreOptions | None = None,
     *,
+    kind: type[LocalStore] | None = None,
+    metrics: Metrics | None = None,
     clock: Callable[[], float] = time.time,
     files_seam: Seam | None = None,
     index_seam: Callable[[str], None] | None = None,
 ) -> LocalStore:
-    """Opens the store of a prepared directory.  Any number of processes may do so."""
+    """Opens the store of a prepared directory.  Any number of processes may do so.
+
+    `kind` is the class of the store (default: LocalStore).
+    """
     options = options or StoreOptions()
     layout = Layout(directory)
     check_format(layout)
-    index = Index(layout.index, sync=options.durability == "strict", seam=index_seam)
-    return LocalStore(layout, index, Files(files_seam), options, clock)
+    files = Files(files_seam)
+    strict = options.durability == "strict"
+    index = open_index(layout, files, strict=strict, seam=index_seam)
+    return (kind or LocalStore)(layout, index, files, options, clock, metrics)
 
 
 class LocalStore:
@@ -78,14 +98,20 @@ class LocalStore:
         files: Files,
         options: StoreOptions,
         clock: Callable[[], float] = time.time,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics()
+        self._counts = ReadCounts(metrics)
         self._layout = layout
         self._index = index
-        self._files = files
+        self.files = files
+        self._quarantine = Quarantine(layout, files)
         self._clock = clock
         self._touched: set[bytes] = set()
         self._inline_threshold = options.inline_threshold
-        self._committer = Committer(index, files, options.durability, self._take_touches, clock)
+        self._committer = Committer(
+            index, files, options.durability, self._take_touches, metrics, clock
+        )
         self._uploads = Uploads(
             layout,
             files,
@@ -94,6 +120,7 @@ class LocalStore:
             direct_threshold=options.direct_threshold,
             max_open=options.max_open_uploads,
             strict=options.durability == "strict",
+            metrics=metrics,
         )
         self._pin_empty_blobs()
 
@@ -133,11 +160,13 @@ class LocalStore:
         data = self._index.inline(key)
         if data is not None:
             self._touched.add(key)
+            self._counts.read(len(data))
         return data
 
     def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
         found = self._index.inline_many(keys)
         self._touch(found.keys())
+        self._counts.read_many(found.values())
         return found
 
     def open(self, digest: Digest, /) -> FileBlob | BytesBlob:
@@ -146,14 +175,15 @@ class LocalStore:
         if record is None:
             raise NotFound(f"blob {digest} is not here")
         self._touched.add(key)
+        self._counts.read(digest.size)
         if record.where == INLINE:
             data = self._index.inline(key)
             if data is not None:
                 return BytesBlob(data)
         else:
-            fd = self._files.open_blob(self._layout.blob(digest, record.generation))
+            fd = self.files.open_blob(self._layout.blob(digest, record.generation))
             if fd is not None:
-                return FileBlob(self._files, fd, digest.size, digest)
+                return FileBlob(self, fd, digest, record)
         if self._index.contains(key):
             log.error("the index names a blob that is not there", extra={"digest": str(digest)})
         # Evicted in the moment since the record was read, or lost: to the client the same.
@@ -234,7 +264,11 @@ class LocalStore:
         key = action_key(instance, _action_hash(digest))
         found, complete = self._index.complete_action(key)
         if found is None:
+            self._counts.looked_up(hit=False)
             return None
+        # One that is looked into first is then asked for again.
+        if found.expanded or not complete:
+            self._counts.looked_up(hit=complete)
         if complete:
             touched = self._touched
             touched.update(found.references)
@@ -284,6 +318,19 @@ class LocalStore:
         self._committer.close()
         self._index.close()
 
+    # --- damage ----------------------------------------------------------------------
+
+    def condemn(self, digest: Digest, record: Record, reason: str) -> None:
+        """*Blocking.*  Drops a blob whose bytes turned out to be bad, so that whoever asks next
+        finds it missing and sends it again; the bytes are kept in quarantine."""
+        try:
+            self._quarantine.condemn(self._index, digest.key, record, reason)
+        except (CasError, OSError) as error:
+            log.error(
+                "a bad blob could not be dropped",
+                extra={"digest": str(digest), "reason": reason, "error": str(error)},
+            )
+
     # --- inside ----------------------------------------------------------------------
 
     def _put_verified(self, digest: Digest, data: bytes) -> Pending[None]:
@@ -298,14 +345,14 @@ class LocalStore:
         # its record: no staging is needed.
         generation = secrets.randbits(32)
         path = self._layout.blob(digest, generation)
-        fd = self._files.create(path)
+        fd = self.files.create(path)
         if fd is None:
             raise FileExistsError(f"{path} exists")
         try:
             self._uploads.write_whole(fd, digest, data)
         except BaseException:
-            self._files.close(fd)
-            self._files.remove(path)
+            self.files.close(fd)
+            self.files.remove(path)
             raise
         pending: Pending[None] = Pending()
         staged = Staged(fd, None, path, self._layout.shard(digest))
@@ -336,13 +383,15 @@ class LocalStore:
 class FileBlob:
     """See `interface.Blob`."""
 
-    __slots__ = ("_digest", "_fd", "_files", "size")
+    __slots__ = ("_digest", "_fd", "_files", "_record", "_store", "size")
 
-    def __init__(self, files: Files, fd: int, size: int, digest: Digest) -> None:
-        self._files = files
+    def __init__(self, store: LocalStore, fd: int, digest: Digest, record: Record) -> None:
+        self._store = store
+        self._files = store.files
         self._fd = fd
         self._digest = digest
-        self.size = size
+        self._record = record
+        self.size = digest.size
 
     def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
         view = view[: max(0, self.size - offset)]
@@ -355,15 +404,24 @@ class FileBlob:
             # 0 bytes before the end: let the waiting read say so.
             return -1
         done = 0
-        while done < len(view):
-            count = self._files.read_into(self._fd, view[done:], offset + done)
-            if not count:
-                raise DataLoss(
-                    f"blob {self._digest} ends at byte {offset + done} on disk, "
-                    f"expected {self.size} bytes"
-                )
-            done += count
+        try:
+            while done < len(view):
+                count = self._files.read_into(self._fd, view[done:], offset + done)
+                if not count:
+                    raise DataLoss(f"it ends at byte {offset + done}, expected {self.size} bytes")
+                done += count
+        except (DataLoss, OSError) as error:
+            raise self._bad(error) from error
         return done
+
+    def _bad(self, error: DataLoss | OSError) -> Exception:
+        """Drops the blob if `error` means that its bytes are gone; what the reader gets."""
+        if isinstance(error, OSError):
+            if error.errno not in BAD_MEDIUM:
+                return error
+            error = DataLoss(f"it cannot be read: {error.strerror}")
+        self._store.condemn(self._digest, self._record, str(error))
+        return DataLoss(f"blob {self._digest} is damaged on disk: {error}")
 
     def fileno(self) -> int | None:
         return self._fd

@@ -1,0 +1,75 @@
+"""``cas stat``: what a store holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from cas.cli import store
+from cas.cli.progress import Progress
+from cas.store import directory
+from cas.store.files import Files
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+    from cas.store.stat import Amount, Stat
+
+DESCRIPTION = """\
+Counts what a store holds: blobs, action results, unfinished uploads, quarantine, the index, and
+how old entries are. A server may run meanwhile.
+
+Exit codes: 0 done, 1 not done, 2 a wrong option.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Adds the command's parser."""
+    parser = store.add_parser(commands, "stat", "tell what a store holds", DESCRIPTION)
+    parser.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
+    parser.set_defaults(run=run, flags=["--dir", "--config", "--json"])
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Counts; the exit code."""
+    from cas.store import opening
+    from cas.store.stat import take
+
+    layout = store.layout(options, environ)
+    directory.check_store(layout)
+    progress = Progress()
+    with closing(opening.open_index(layout, Files(), strict=False)) as index:
+        stat = take(layout, index, now=time.time(), progress=progress)
+    progress.clear()
+    if options.json:
+        print(json.dumps(stat.as_json()))
+    else:
+        _print(stat)
+    return 0
+
+
+def _print(stat: Stat) -> None:
+    print(f"{stat.directory} ({stat.format})")
+    amounts = {
+        "blobs in the index": stat.inline_blobs,
+        "blobs in files": stat.file_blobs,
+        "action results": stat.actions,
+        "unfinished uploads": stat.uploads,
+        "in quarantine": stat.quarantine,
+    }
+    for name, amount in amounts.items():
+        print(f"  {name:20}{_amount(amount)}")
+    used = store.size(stat.index_used_bytes)
+    print(f"  {'index on disk':20}{'':>14}{store.size(stat.index_bytes):>14} ({used} used)")
+    for title, classes in (("last used", stat.last_used), ("written", stat.written)):
+        print(f"{title} less than … ago")
+        for name, amount in classes.items():
+            print(f"  {name:20}{_amount(amount)}")
+
+
+def _amount(amount: Amount) -> str:
+    return f"{amount.count:>14,}{store.size(amount.bytes):>14}"

@@ -1,0 +1,73 @@
+"""A store that checks a blob's bytes each time before it hands them out.
+
+Rule: nothing but the check; `local.LocalStore` does the rest, and pays nothing for this where it
+is off.  For disks that are not trusted: a blob in a file is read twice, and its first byte goes
+out after its last was hashed.  What is bad is dropped, kept in quarantine, and NOT_FOUND.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cas import digest as digests
+from cas.digest import Digest
+from cas.errors import DataLoss, NotFound
+from cas.store.adopt import verify_bytes, verify_file
+from cas.store.local import FileBlob, LocalStore
+from cas.store.memory import BytesBlob
+
+
+class VerifyingStore(LocalStore):
+    """See `interface.BlobStore`."""
+
+    def read_small(self, digest: Digest, /) -> bytes | None:
+        data = super().read_small(digest)
+        return data if data is None or self._is_right(digest, data) else None
+
+    def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
+        found = super().read_small_many(keys)
+        return {
+            key: data for key, data in found.items() if self._is_right(digests.from_key(key), data)
+        }
+
+    def open(self, digest: Digest, /) -> FileBlob | BytesBlob:
+        blob = super().open(digest)
+        if isinstance(blob, FileBlob):
+            return VerifiedBlob(blob)
+        data = self.read_small(digest)
+        if data is None:
+            raise NotFound(f"blob {digest} is not here")
+        return BytesBlob(data)
+
+    def _is_right(self, digest: Digest, data: bytes) -> bool:
+        try:
+            verify_bytes(digest, data)
+        except DataLoss as error:
+            record = self._index.record(digest.key)
+            if record is not None:
+                self.condemn(digest, record, str(error))
+            return False
+        return True
+
+
+class VerifiedBlob(FileBlob):
+    """See `interface.Blob`.  The first read, which may wait for the disk, checks all of it."""
+
+    __slots__ = ("_verified",)
+
+    def __init__(self, blob: FileBlob) -> None:
+        super().__init__(blob._store, blob._fd, blob._digest, blob._record)
+        self._verified = False
+
+    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
+        if not self._verified:
+            if not wait:
+                return -1
+            try:
+                verify_file(self._store.files, self._fd, self._digest)
+            except DataLoss as error:
+                self._store.condemn(self._digest, self._record, str(error))
+                # Nothing went out yet: to the client it is as if it had been dropped before.
+                raise NotFound(f"blob {self._digest} is not here") from error
+            self._verified = True
+        return super().read_into(view, offset, wait=wait)
