@@ -111,6 +111,14 @@ class Config:
     require_references: bool = _option(
         SWITCH, False, "refuse an action result that names blobs which are absent"
     )
+    verify_reads: bool = _option(
+        SWITCH, False, "compare each blob with its digest before it is sent; costs a second read"
+    )
+    scrub_period: float = _option(
+        seconds(0, 31_536_000),
+        2_592_000.0,
+        "seconds in which everything stored is read and verified once; 0 is never",
+    )
     log_format: str = _option(
         choice("auto", "json", "text"), "auto", "auto is text on a terminal, else JSON"
     )

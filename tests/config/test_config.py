@@ -71,6 +71,8 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "inline_threshold": "1KiB",
         "direct_threshold": "3MiB",
         "require_references": "true",
+        "verify_reads": "true",
+        "scrub_period": "86400",
         "log_format": "json",
         "log_level": "debug",
     }

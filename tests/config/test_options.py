@@ -139,6 +139,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "inline_threshold": st.integers(0, 2**20),
     "direct_threshold": st.integers(0, options.MAX_SIZE),
     "require_references": st.booleans(),
+    "verify_reads": st.booleans(),
+    "scrub_period": st.floats(0, 31_536_000),
     "log_format": st.sampled_from(["auto", "json", "text"]),
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
