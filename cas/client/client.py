@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,14 +21,27 @@ from typing import Self, TypeVar
 from cas import digest as digests
 from cas.client import remote as remotes
 from cas.client.budget import Budget
-from cas.client.compress import LEAST, Compressed, Decompressor, worthwhile
+from cas.client.compress import LEAST, worthwhile
 from cas.client.credentials import Credentials
 from cas.client.errors import Unavailable, Unsupported
 from cas.client.remote import Remote
 from cas.client.retry import Patience, Retry, retried
 from cas.client.source import PIECE, Blob, Bytes, Reader, hash_all, of_bytes, of_file
+from cas.client.transfer import (
+    BATCH_BYTES,
+    DIGEST_BYTES,
+    Drain,
+    Moved,
+    Pieces,
+    Sink,
+    Take,
+    Tally,
+    Told,
+    batches,
+    together,
+)
 from cas.client.wire import Offer, Wire
-from cas.digest import Digest, Hasher
+from cas.digest import Digest
 from cas.errors import CasError, DigestMismatch, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
 
@@ -39,36 +51,15 @@ BATCHED = 256 << 10
 """Blobs up to this size travel in batches; larger ones in a stream of their own, where they
 can resume."""
 
-BATCH_BYTES = 2 << 20
-BATCH_BLOBS = 1000
-"""Of one batch, if the remote allows as much."""
-
-DIGEST_BYTES = 128
-"""What a blob costs in a message besides its bytes, generously."""
-
 FIND_BLOBS = 4000
 """Digests in one FindMissing."""
 
 STREAM_BYTES = 4 * PIECE
 """What a stream holds in memory."""
 
-Sink = Callable[[bytes | memoryview], object]
-"""Takes a blob's bytes in order; called on a helper thread."""
 
-
-@dataclass(slots=True)
-class Tally:
-    """What a client has done so far, to be read at any time.
-
-    `sent_bytes` were handed to the network, repeats included and compressed where they were;
-    `got_bytes` are of content.
-    """
-
-    sent_blobs: int = 0
-    sent_bytes: int = 0
-    got_blobs: int = 0
-    got_bytes: int = 0
-    retries: int = 0
+def _ignored(size: int) -> None:
+    """Nobody shows how far it is."""
 
 
 class AsyncClient:
@@ -157,19 +148,24 @@ class AsyncClient:
         missing = await self.find_missing(blob.digest for blob in named.values())
         await self.send([named[digest.key] for digest in missing])
 
-    async def send(self, blobs: Sequence[Blob]) -> None:
+    async def send(self, blobs: Sequence[Blob], moved: Moved = _ignored) -> None:
         """Sends all of these."""
         offer = await self.offer()
         limit = min(offer.batch, BATCH_BYTES)
         small = [blob for blob in blobs if blob.digest.size + DIGEST_BYTES <= min(limit, BATCHED)]
         chosen = {id(blob) for blob in small}
         large = [blob for blob in blobs if id(blob) not in chosen]
-        batches = _batches(small, lambda blob: blob.digest.size, limit)
+        groups = batches(small, lambda blob: blob.digest.size, limit)
         # The largest first: one that starts last is waited for alone.
         large.sort(key=lambda blob: -blob.digest.size)
-        await together([*map(self._send_stream, large), *map(self._send_batch, batches)])
+        await together(
+            [
+                *(self._send_stream(blob, moved) for blob in large),
+                *(self._send_batch(batch, moved) for batch in groups),
+            ]
+        )
 
-    async def _send_batch(self, batch: list[Blob]) -> None:
+    async def _send_batch(self, batch: list[Blob], moved: Moved) -> None:
         cost = sum(blob.digest.size + DIGEST_BYTES for blob in batch)
         async with self._budget.take(2 * cost):
             todo = await self.run(_read_all, batch)
@@ -187,6 +183,7 @@ class AsyncClient:
                     if answer is None:
                         self.tally.sent_blobs += 1
                         self.tally.sent_bytes += digest.size
+                        moved(digest.size)
                     elif isinstance(answer, Unavailable):
                         again.append((digest, data))
                         failure = answer
@@ -200,20 +197,20 @@ class AsyncClient:
                     await self._failed(patience, failure)
                 todo = again
         for digest, data in todo:
-            await self._send_stream(Blob(digest, Bytes(data)))
+            await self._send_stream(Blob(digest, Bytes(data)), moved)
 
-    async def _send_stream(self, blob: Blob) -> None:
+    async def _send_stream(self, blob: Blob, moved: Moved) -> None:
         async with self._budget.take(STREAM_BYTES):
             with blob.source.open() as read:
                 try:
-                    await self._send_open(blob.digest, read)
+                    await self._send_open(blob.digest, read, moved)
                 except InvalidArgument:
                     if await self.run(hash_all, read, blob.digest.function) != blob.digest:
                         raise _changed(blob) from None
                     raise
         self.tally.sent_blobs += 1
 
-    async def _send_open(self, digest: Digest, read: Reader) -> None:
+    async def _send_open(self, digest: Digest, read: Reader, moved: Moved) -> None:
         offer = await self.offer()
         zstd = (
             self._zstd and offer.zstd and digest.size >= LEAST and await self.run(worthwhile, read)
@@ -221,11 +218,13 @@ class AsyncClient:
         patience = Patience(self.retry)
         name = self._wire.upload_name(digest, zstd)
         offset = reached = 0
+        told = Told(moved)
         while True:
-            pieces = _Pieces(self, read, digest, zstd, offset)
+            pieces = Pieces(self.run, self.tally, read, digest, zstd, offset, told)
             try:
                 size = await self._wire.write(digest, name, offset, pieces.pull)
                 if zstd or size < 0 or size >= digest.size:
+                    told.reach(digest.size)
                     return
                 raise Unavailable(f"the remote kept {size} of {digest.size} bytes")
             except Unavailable as error:
@@ -245,6 +244,7 @@ class AsyncClient:
             with suppress(Unavailable):
                 offset = await self._wire.committed(name)
                 if offset >= digest.size:
+                    told.reach(digest.size)
                     return
             if offset > reached:
                 reached = offset
@@ -256,22 +256,18 @@ class AsyncClient:
         """The blob, verified; raises NotFound."""
         found: list[bytes] = []
 
-        async def take(digest: Digest, data: bytes) -> None:
-            found.append(data)
+        async def take(blobs: list[tuple[Digest, bytes]]) -> None:
+            found.extend(data for _, data in blobs)
 
-        if digest.size <= BATCHED:
-            await self.get_small([digest], take)
-            return found[0]
-        pieces: list[bytes] = []
-        await self.get_stream(digest, lambda piece: pieces.append(bytes(piece)))
-        return b"".join(pieces)
+        await self.get_many([digest], take)
+        return found[0]
 
-    async def get_file(self, digest: Digest, path: Path) -> None:
+    async def get_file(self, digest: Digest, path: Path, moved: Moved = _ignored) -> None:
         """Writes the blob to `path`, which is whole or untouched; raises NotFound."""
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".cas-")
         try:
             with os.fdopen(fd, "wb") as file:
-                await self.get_stream(digest, file.write)
+                await self.get_stream(digest, file.write, moved)
                 mask = os.umask(0)
                 os.umask(mask)
                 os.fchmod(file.fileno(), 0o666 & ~mask)
@@ -281,47 +277,25 @@ class AsyncClient:
                 os.unlink(temporary)
             raise
 
-    async def get_many(
-        self, wanted: Iterable[Digest], take: Callable[[Digest, bytes], Awaitable[None]]
-    ) -> None:
-        """Hands each blob, whole and verified, to `take`, several at once; for blobs that fit
-        into memory.  Raises NotFound naming one that is absent."""
+    async def get_many(self, wanted: Iterable[Digest], take: Take, moved: Moved = _ignored) -> None:
+        """Hands the blobs, whole and verified, to `take`, some at a time and several times at
+        once; for blobs that fit into memory.  Raises NotFound naming one that is absent."""
         every = list({digest.key: digest for digest in wanted}.values())
-        small = [digest for digest in every if digest.size <= BATCHED]
-
-        async def large(digest: Digest) -> None:
-            await take(digest, await self.get(digest))
-
-        await together(
-            [
-                self.get_small(small, take),
-                *(large(digest) for digest in every if digest.size > BATCHED),
-            ]
-        )
-
-    async def get_small(
-        self, wanted: Sequence[Digest], take: Callable[[Digest, bytes], Awaitable[None]]
-    ) -> None:
-        """`get_many` for blobs that fit into batches."""
+        if empty := [(digest, b"") for digest in every if not digest.size]:
+            await take(empty)
         offer = await self.offer()
         limit = min(offer.batch, BATCH_BYTES)
-        filled = [digest for digest in wanted if digest.size]
-        alone = [digest for digest in filled if digest.size + DIGEST_BYTES > limit]
-        fit = [digest for digest in filled if digest.size + DIGEST_BYTES <= limit]
-        for digest in wanted:
-            if not digest.size:
-                await take(digest, b"")
-        batches = _batches(fit, lambda digest: digest.size, limit)
+        most = min(limit - DIGEST_BYTES, BATCHED)
+        small = [digest for digest in every if 0 < digest.size <= most]
+        groups = batches(small, lambda digest: digest.size, limit)
         await together(
             [
-                *(self._get_batch(batch, take) for batch in batches),
-                *(self._get_alone(digest, take) for digest in alone),
+                *(self._get_whole(digest, take, moved) for digest in every if digest.size > most),
+                *(self._get_batch(batch, take, moved) for batch in groups),
             ]
         )
 
-    async def _get_batch(
-        self, batch: list[Digest], take: Callable[[Digest, bytes], Awaitable[None]]
-    ) -> None:
+    async def _get_batch(self, batch: list[Digest], take: Take, moved: Moved) -> None:
         cost = sum(digest.size + DIGEST_BYTES for digest in batch)
         async with self._budget.take(2 * cost):
             todo = batch
@@ -335,6 +309,7 @@ class AsyncClient:
                 except Unsupported:
                     break
                 again = []
+                found = []
                 for digest, answer in zip(todo, answers, strict=True):
                     if isinstance(answer, Unavailable):
                         again.append(digest)
@@ -345,25 +320,25 @@ class AsyncClient:
                         raise answer
                     else:
                         digests.verify(digest, answer)
-                        self.tally.got_blobs += 1
+                        found.append((digest, answer))
                         self.tally.got_bytes += digest.size
-                        await take(digest, answer)
-                if len(again) < len(todo):
+                if found:
+                    self.tally.got_blobs += len(found)
                     patience.progress()
+                    await take(found)
+                    moved(sum(digest.size for digest, _ in found))
                 if again:
                     await self._failed(patience, failure)
                 todo = again
         for digest in todo:
-            await self._get_alone(digest, take)
+            await self._get_whole(digest, take, moved)
 
-    async def _get_alone(
-        self, digest: Digest, take: Callable[[Digest, bytes], Awaitable[None]]
-    ) -> None:
+    async def _get_whole(self, digest: Digest, take: Take, moved: Moved) -> None:
         pieces: list[bytes] = []
-        await self.get_stream(digest, lambda piece: pieces.append(bytes(piece)))
-        await take(digest, b"".join(pieces))
+        await self.get_stream(digest, lambda piece: pieces.append(bytes(piece)), moved)
+        await take([(digest, b"".join(pieces))])
 
-    async def get_stream(self, digest: Digest, sink: Sink) -> None:
+    async def get_stream(self, digest: Digest, sink: Sink, moved: Moved = _ignored) -> None:
         """Hands the blob's bytes to `sink` as they come.
 
         They are known to be right only once this returns: raises DigestMismatch at the end.
@@ -375,7 +350,7 @@ class AsyncClient:
             patience = Patience(self.retry)
             zstd = self._zstd and offer.zstd and digest.size >= LEAST
             while received < digest.size:
-                drain = _Drain(self, digest, received, hasher, sink, zstd)
+                drain = Drain(self.run, self.tally, digest, received, hasher, sink, zstd, moved)
                 try:
                     async with aclosing(self._wire.read(digest, received, zstd)) as pieces:
                         async for piece in pieces:
@@ -416,83 +391,6 @@ class AsyncClient:
         self.tally.retries += 1
 
 
-class _Pieces:
-    """An upload's pieces, each read while the one before it is sent."""
-
-    def __init__(
-        self, client: AsyncClient, read: Reader, digest: Digest, zstd: bool, offset: int
-    ) -> None:
-        self._size = digest.size
-        self._read = read
-        self._next = Compressed(read, digest.size).next if zstd else self._plain
-        self._client = client
-        self._at = offset
-        self._reading: asyncio.Future[bytes] | None = None
-
-    def _plain(self) -> bytes:
-        # Exactly as many bytes as the digest says, also where the file has grown.
-        piece = self._read(self._at, min(PIECE, self._size - self._at))
-        self._at += len(piece)
-        return piece
-
-    async def pull(self) -> bytes:
-        reading = self._reading or asyncio.ensure_future(self._client.run(self._next))
-        piece = await reading
-        self._reading = asyncio.ensure_future(self._client.run(self._next)) if piece else None
-        self._client.tally.sent_bytes += len(piece)
-        return piece
-
-    async def close(self) -> None:
-        """Waits for a read under way: its file is about to be closed."""
-        if self._reading is not None:
-            with suppress(OSError):
-                await self._reading
-
-
-class _Drain:
-    """Takes a download's pieces together into larger ones for a helper thread."""
-
-    def __init__(
-        self,
-        client: AsyncClient,
-        digest: Digest,
-        received: int,
-        hasher: Hasher,
-        sink: Sink,
-        zstd: bool,
-    ) -> None:
-        self.received = received
-        self._client = client
-        self._digest = digest
-        self._hasher = hasher
-        self._sink = sink
-        self._zstd = Decompressor() if zstd else None
-        self._waiting: list[bytes | memoryview] = []
-        self._size = 0
-
-    async def add(self, piece: bytes | memoryview) -> None:
-        self._waiting.append(piece)
-        self._size += len(piece)
-        if self._size >= PIECE:
-            await self.flush()
-
-    async def flush(self) -> None:
-        if not self._waiting:
-            return
-        waiting, self._waiting, self._size = self._waiting, [], 0
-        before = self.received
-        await self._client.run(self._take, waiting)
-        self._client.tally.got_bytes += self.received - before
-
-    def _take(self, pieces: list[bytes | memoryview]) -> None:
-        for piece in pieces:
-            data = self._zstd.feed(piece) if self._zstd else piece
-            digests.check_size(self._digest, self.received + len(data))
-            self._hasher.update(data)
-            self._sink(data)
-            self.received += len(data)
-
-
 def _connect(remote: Remote, credentials: Credentials) -> Wire:
     if remote.http:
         from cas.client.overhttp import HttpWire
@@ -503,40 +401,12 @@ def _connect(remote: Remote, credentials: Credentials) -> Wire:
     return GrpcWire(remote, credentials)
 
 
-def _batches(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[list[T]]:
-    """Groups of at most `limit` bytes, overhead included, and `BATCH_BLOBS`."""
-    groups: list[list[T]] = []
-    total = limit
-    for item in items:
-        cost = size(item) + DIGEST_BYTES
-        if total + cost > limit or len(groups[-1]) >= BATCH_BLOBS:
-            groups.append([])
-            total = 0
-        groups[-1].append(item)
-        total += cost
-    return groups
-
-
 def _read_all(batch: list[Blob]) -> list[tuple[Digest, bytes]]:
     found = []
     for blob in batch:
         with blob.source.open() as read:
             found.append((blob.digest, read(0, blob.digest.size)))
     return found
-
-
-async def together(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results; the first failure ends the rest, and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_awaited(one)) for one in work]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
 
 
 def _absent(digest: Digest) -> NotFound:

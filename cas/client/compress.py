@@ -6,6 +6,8 @@ the server is asked to keep up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import zstandard
 
 from cas.client.errors import RemoteError
@@ -29,10 +31,12 @@ def worthwhile(read: Reader) -> bool:
 class Compressed:
     """A reader's bytes as one zstd frame."""
 
-    def __init__(self, read: Reader, size: int) -> None:
+    def __init__(
+        self, read: Reader, size: int, reach: Callable[[int], object] = lambda offset: None
+    ) -> None:
         self._read = read
         self._at = 0
-        self._size = size
+        self._reach = reach
         self._compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=size)
         self._done = False
 
@@ -41,6 +45,7 @@ class Compressed:
         while not self._done:
             piece = self._read(self._at, PIECE)
             self._at += len(piece)
+            self._reach(self._at)
             if piece:
                 out = self._compressor.compress(piece)
             else:

@@ -12,10 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from cas.client.client import AsyncClient, Tally
+from cas.client import pull as pulling
+from cas.client import push as pushing
+from cas.client.client import AsyncClient
 from cas.client.credentials import Credentials
 from cas.client.remote import Remote
 from cas.client.source import Blob
+from cas.client.transfer import Tally
 from cas.digest import Digest
 from cas.pb import remote_execution_pb2 as pb
 
@@ -81,6 +84,14 @@ class Client:
 
     def put_action(self, action: Digest, result: pb.ActionResult) -> None:
         self._run(self.asynchronous.put_action(action, result))
+
+    def push_tree(self, directory: Path, **options: Any) -> pushing.Pushed:
+        """`cas.client.push.push_tree`"""
+        return self._run(pushing.push_tree(self.asynchronous, directory, **options))
+
+    def pull_tree(self, root: Digest, directory: Path, **options: Any) -> pulling.Pulled:
+        """`cas.client.pull.pull_tree`"""
+        return self._run(pulling.pull_tree(self.asynchronous, root, directory, **options))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -64,8 +64,8 @@ def test_blobs_of_every_size_come_back(kind: str, server: Server) -> None:
             assert [await client.get(digest) for digest in named] == blobs
             seen: dict[bytes, bytes] = {}
 
-            async def take(digest: digests.Digest, data: bytes) -> None:
-                seen[digest.key] = data
+            async def take(found: list[tuple[digests.Digest, bytes]]) -> None:
+                seen.update((digest.key, data) for digest, data in found)
 
             await client.get_many(named, take)
             assert [seen[digest.key] for digest in named] == blobs
