@@ -28,7 +28,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
     """Start, serve, drain."""
     config = task.config
     with contextlib.ExitStack() as opened:
-        store = _store(config)
+        store = _store(config, metrics)
         opened.callback(store.close)
         engine = _engine(config, metrics)
         checks = health.Health(engine.runtime)
@@ -59,7 +59,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         opened.close()
 
 
-def _store(config: Config) -> LocalStore:
+def _store(config: Config, metrics: Metrics) -> LocalStore:
     return open_store(
         config.dir,
         StoreOptions(
@@ -69,6 +69,7 @@ def _store(config: Config) -> LocalStore:
             max_open_uploads=config.max_open_uploads,
         ),
         kind=VerifyingStore if config.verify_reads else LocalStore,
+        metrics=metrics,
     )
 
 

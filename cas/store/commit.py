@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from cas.errors import CasError, StoreClosed, UploadSuperseded
 from cas.index.lmdb import Changes, Index, NewAction, NewBlob
 from cas.index.records import minutes
+from cas.metrics.instruments import Metrics
+from cas.store.counts import CommitCounts
 from cas.store.files import Files
 from cas.store.interface import Durability
 from cas.store.pending import Pending
@@ -89,6 +91,7 @@ class Committer:
         files: Files,
         durability: Durability,
         take_touches: Callable[[], Collection[bytes]],
+        metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`take_touches` hands over the keys used since it was last called."""
@@ -97,6 +100,7 @@ class Committer:
         self._strict = durability == "strict"
         self._batch = durability == "batch"
         self._take_touches = take_touches
+        self._counts = CommitCounts(metrics)
         self._clock = clock
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._closed = False
@@ -169,7 +173,10 @@ class Committer:
 
     def _commit(self, works: list[Work]) -> None:
         changes = Changes(minutes(self._clock()))
+        self._counts.begin()
         ready = self._prepare(works)
+        if any(work.staged is not None for work in works):
+            self._counts.files_are_synced()
         for work in ready:
             changes.blobs += work.blobs
             if work.action is not None:
@@ -183,6 +190,7 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - every waiter must hear of it
             self._fail_all(ready, error)
             return
+        self._counts.done(len(ready), changes.blobs)
         if known:
             self._remove_copies(ready, known)
         if self._batch:
@@ -267,6 +275,7 @@ class Committer:
             self._fail(work, error)
 
     def _fail(self, work: Work, error: Exception) -> None:
+        self._counts.failed(error)
         if not isinstance(error, CasError):
             log.error("a commit failed", extra={"error": repr(error)})
         if work.staged is not None:

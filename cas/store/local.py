@@ -28,8 +28,10 @@ from cas.index.records import (
     action_key,
     value_key,
 )
+from cas.metrics.instruments import Metrics
 from cas.store.adopt import BAD_MEDIUM
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
+from cas.store.counts import ReadCounts
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
 from cas.store.interface import Action, Buffer, Durability, Found, NewAction, NewValue, Value
@@ -68,6 +70,7 @@ def open_store(
     options: StoreOptions | None = None,
     *,
     kind: type[LocalStore] | None = None,
+    metrics: Metrics | None = None,
     clock: Callable[[], float] = time.time,
     files_seam: Seam | None = None,
     index_seam: Callable[[str], None] | None = None,
@@ -82,7 +85,7 @@ def open_store(
     files = Files(files_seam)
     strict = options.durability == "strict"
     index = open_index(layout, files, strict=strict, seam=index_seam)
-    return (kind or LocalStore)(layout, index, files, options, clock)
+    return (kind or LocalStore)(layout, index, files, options, clock, metrics)
 
 
 class LocalStore:
@@ -95,7 +98,10 @@ class LocalStore:
         files: Files,
         options: StoreOptions,
         clock: Callable[[], float] = time.time,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics()
+        self._counts = ReadCounts(metrics)
         self._layout = layout
         self._index = index
         self.files = files
@@ -103,7 +109,9 @@ class LocalStore:
         self._clock = clock
         self._touched: set[bytes] = set()
         self._inline_threshold = options.inline_threshold
-        self._committer = Committer(index, files, options.durability, self._take_touches, clock)
+        self._committer = Committer(
+            index, files, options.durability, self._take_touches, metrics, clock
+        )
         self._uploads = Uploads(
             layout,
             files,
@@ -112,6 +120,7 @@ class LocalStore:
             direct_threshold=options.direct_threshold,
             max_open=options.max_open_uploads,
             strict=options.durability == "strict",
+            metrics=metrics,
         )
         self._pin_empty_blobs()
 
@@ -151,11 +160,13 @@ class LocalStore:
         data = self._index.inline(key)
         if data is not None:
             self._touched.add(key)
+            self._counts.read(len(data))
         return data
 
     def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
         found = self._index.inline_many(keys)
         self._touch(found.keys())
+        self._counts.read_many(found.values())
         return found
 
     def open(self, digest: Digest, /) -> FileBlob | BytesBlob:
@@ -164,6 +175,7 @@ class LocalStore:
         if record is None:
             raise NotFound(f"blob {digest} is not here")
         self._touched.add(key)
+        self._counts.read(digest.size)
         if record.where == INLINE:
             data = self._index.inline(key)
             if data is not None:
@@ -252,7 +264,11 @@ class LocalStore:
         key = action_key(instance, _action_hash(digest))
         found, complete = self._index.complete_action(key)
         if found is None:
+            self._counts.looked_up(hit=False)
             return None
+        # One that is looked into first is then asked for again.
+        if found.expanded or not complete:
+            self._counts.looked_up(hit=complete)
         if complete:
             touched = self._touched
             touched.update(found.references)

@@ -32,7 +32,9 @@ from cas import digest as digests
 from cas.digest import Digest, Hasher
 from cas.errors import CasError, InvalidArgument, LimitExceeded, UploadSuperseded
 from cas.index.lmdb import NewBlob
+from cas.metrics.instruments import Metrics
 from cas.store.commit import Committer, Staged, Work
+from cas.store.counts import UploadCounts
 from cas.store.files import Files
 from cas.store.interface import Buffer
 from cas.store.layout import Layout
@@ -67,7 +69,9 @@ class Uploads:
         direct_threshold: int,
         max_open: int,
         strict: bool,
+        metrics: Metrics,
     ) -> None:
+        self._counts = UploadCounts(metrics)
         self.layout = layout
         self.files = files
         self.committer = committer
@@ -125,6 +129,7 @@ class Uploads:
     def released(self) -> None:
         with self._lock:
             self._open -= 1
+            self._counts.open.set(self._open)
 
     def writes_past_cache(self, size: int) -> bool:
         """Whether the bytes of a blob of `size` are to go straight to the disk."""
@@ -183,6 +188,7 @@ class Uploads:
                     f"{self._max_open}"
                 )
             self._open += 1
+            self._counts.open.set(self._open)
 
     def _hold(self, path: str, digest: Digest, offset: int, data: Buffer) -> LocalUpload:
         """The upload at `offset`; behind `data` where it was taken over from a living stream."""
@@ -191,6 +197,7 @@ class Uploads:
             if fd is not None:
                 if self.files.hold(fd):
                     self._hashers.pop(path, None)
+                    self._counts.new.add()
                     return LocalUpload(self, digest, path, fd, 0, digest.function.new())
                 # Another stream took the file over in the moment since it was made.
                 self.files.close(fd)
@@ -222,6 +229,7 @@ class Uploads:
             elif size != offset:
                 raise _wrong_offset(offset, size)
             hasher = self._hash_state(path, fd, size, digest)
+            (self._counts.taken_over if living else self._counts.resumed).add()
             return LocalUpload(self, digest, path, fd, size, hasher)
         except BaseException:
             self.files.close(fd)

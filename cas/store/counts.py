@@ -1,0 +1,86 @@
+"""What the store counts of itself.
+
+Rule: instruments only, made once for each process; what they are for is `cas.metrics.families`'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+from cas.errors import CasError, NoSpace
+from cas.index.lmdb import NewBlob
+from cas.metrics import families
+from cas.metrics.instruments import Metrics
+
+
+class ReadCounts:
+    """Reads and lookups."""
+
+    __slots__ = ("_hits", "_misses", "_sizes")
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._hits = metrics.counter(families.ACTION_LOOKUPS, "hit")
+        self._misses = metrics.counter(families.ACTION_LOOKUPS, "miss")
+        self._sizes = metrics.histogram(families.READ_SIZES)
+
+    def read(self, size: int) -> None:
+        self._sizes.observe(size)
+
+    def read_many(self, blobs: Collection[bytes]) -> None:
+        self._sizes.observe_all(list(map(len, blobs)))
+
+    def looked_up(self, *, hit: bool) -> None:
+        (self._hits if hit else self._misses).add()
+
+
+class UploadCounts:
+    """Uploads in progress."""
+
+    __slots__ = ("new", "open", "resumed", "taken_over")
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.open = metrics.gauge(families.UPLOADS_OPEN)
+        self.new = metrics.counter(families.UPLOADS, "new")
+        self.resumed = metrics.counter(families.UPLOADS, "resumed")
+        self.taken_over = metrics.counter(families.UPLOADS, "taken_over")
+
+
+class CommitCounts:
+    """Commits; for the committer's thread."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._writes = metrics.histogram(families.COMMIT_WRITES)
+        self._sizes = metrics.histogram(families.WRITTEN_SIZES)
+        self._files = metrics.histogram(families.COMMIT_SECONDS, "files")
+        self._index = metrics.histogram(families.COMMIT_SECONDS, "index")
+        self._no_space = metrics.counter(families.COMMIT_FAILURES, "no_space")
+        self._errors = metrics.counter(families.COMMIT_FAILURES, "error")
+        self._failed_at = metrics.gauge(families.COMMIT_FAILED_AT)
+        self._done_at = metrics.gauge(families.COMMIT_DONE_AT)
+        self._step = 0.0
+
+    def begin(self) -> None:
+        self._step = time.monotonic()
+
+    def files_are_synced(self) -> None:
+        now = time.monotonic()
+        self._files.observe(now - self._step)
+        self._step = now
+
+    def done(self, works: int, blobs: Sequence[NewBlob]) -> None:
+        """A transaction with so many works is over; `blobs` are all that they entered."""
+        self._index.observe(time.monotonic() - self._step)
+        self._writes.observe(works)
+        self._sizes.observe_all([b.stored if b.data is None else len(b.data) for b in blobs])
+        self._done_at.set(time.time())
+
+    def failed(self, error: Exception) -> None:
+        """A write was not committed; not counted where its client alone is concerned."""
+        if isinstance(error, NoSpace):
+            self._no_space.add()
+        elif isinstance(error, CasError):
+            return
+        else:
+            self._errors.add()
+        self._failed_at.set(time.time())
