@@ -31,8 +31,9 @@ from cas.store.quarantine import Quarantine, describe
 SAVE_SECONDS = 60.0
 """How often the position is written down: how much is read again after a restart."""
 STEP_SECONDS = 0.05
-"""Longest time that one `PacedScrub.step` reads, but for the slice that it is at: with a step
-each second, 5 % of one core at most."""
+"""Longest time that one `PacedScrub.step` reads, but for the slice that it is at."""
+SHARE = 0.05
+"""Of the time, for reading and hashing: steps that come sooner do nothing."""
 
 log = logging.getLogger("cas.store")
 
@@ -171,17 +172,21 @@ class PacedScrub:
         self._clock = clock
         self._timer = timer
         self._saved = timer()
+        self._idle_until = 0.0
         self._started, self._after = self._load()
         self._pieces = walk(layout, index, files, self._after)
 
     def step(self) -> None:
         """Reads what is due by now, for `STEP_SECONDS` at most.  A fault of the store is logged,
         and waits for the next step."""
+        began = self._timer()
+        if began < self._idle_until:
+            return
         now = self._clock()
         if now < self._started:
             # The clock was set back.
             self._started = now
-        until = self._timer() + STEP_SECONDS
+        until = began + STEP_SECONDS
         try:
             while self._behind(now) and self._timer() < until:
                 self._take(now)
@@ -190,6 +195,8 @@ class PacedScrub:
         except (CasError, OSError) as error:
             log.error("the scrub cannot go on for now", extra={"error": str(error)})
             self._pieces = walk(self._layout, self._index, self._files, self._after)
+        ended = self._timer()
+        self._idle_until = ended + (ended - began) * (1 / SHARE - 1)
 
     def save(self) -> None:
         """Writes the position down."""
