@@ -21,8 +21,9 @@ from cas.api.clients import OpenUploads
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
-from cas.errors import CasError, InvalidArgument, NotFound, OutOfRange
+from cas.errors import CasError, InvalidArgument, NoSpace, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as pb
+from cas.reapi.blobs import has_room
 from cas.store.interface import Blob, BlobStore, Upload
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from cas.store.pending import Pending
 
 READ_BYTES = 1 << 20
-"""Data of one ReadResponse, and what one reading stream holds in memory."""
+"""Data of one ReadResponse, and what one reading stream holds in memory, …"""
+MANY_READS = 64
+"""… unless as many streams are reading: then their clients are slow, or stall, …"""
+FEWER_READ_BYTES = 128 << 10
+"""… and each further response holds this much, for more CPU: a thousand of them are 128 MiB."""
 
 SERVICE = "google.bytestream.ByteStream"
 
@@ -45,6 +50,8 @@ class ByteStream:
         self._limits = limits
         self._open_uploads = OpenUploads(limits.max_uploads_per_client)
         self._eof = eof
+        self._reads = 0
+        """Streams that read from files now."""
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -76,14 +83,17 @@ class ByteStream:
             return
         # A blob that is not there is NOT_FOUND even if nothing of it would be read.
         blob = self._store.open(digest)
+        self._reads += 1
         try:
             await self._send(blob, offset, end, context)
         finally:
+            self._reads -= 1
             blob.close()
 
     async def _send(self, blob: Blob, offset: int, end: int, context: Context) -> None:
         while offset < end:
-            response = wire.ReadResponseBuffer(min(READ_BYTES, end - offset))
+            most = READ_BYTES if self._reads <= MANY_READS else FEWER_READ_BYTES
+            response = wire.ReadResponseBuffer(min(most, end - offset))
             count = blob.read_into(response.data, offset, wait=False)
             if count < 0:
                 count = await self._runtime.offload(blob.read_into, response.data, offset)
@@ -119,7 +129,15 @@ class ByteStream:
             begun.append(self._store.upload(name, digest, offset, data))
 
         try:
-            await self._runtime.offload(begin)
+            for last in (False, False, True):
+                await has_room(self._store, self._runtime, digest.size - offset)
+                try:
+                    await self._runtime.offload(begin)
+                    break
+                except NoSpace:
+                    # Others, who had waited as well, were quicker.
+                    if last:
+                        raise
         except BaseException:
             # Cancelled while it began: nobody else would let go of it.
             for upload in begun:
@@ -133,6 +151,7 @@ class ByteStream:
         if digest.size <= self._store.inline_threshold:
             pending = self._store.put([(digest, data)])[0]
         else:
+            await has_room(self._store, self._runtime, digest.size)
             pending = (await self._runtime.offload(self._store.put, [(digest, data)]))[0]
         return await self.settle(pending, digest.size, context)
 

@@ -11,6 +11,7 @@ import pytest
 
 from cas.pb import bytestream_pb2 as bs
 from tests.conformance.client import EMPTY_HASH, KIB, MIB, Blob, Client, fails, fresh
+from tests.conformance.serving import Server
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 OUT_OF_RANGE = grpc.StatusCode.OUT_OF_RANGE
@@ -37,6 +38,23 @@ def test_a_large_blob_comes_in_messages_a_plain_client_takes(client: Client) -> 
     blob = fresh(20 * MIB)
     client.upload(blob)
     assert client.read(blob.name) == blob.data
+
+
+def test_many_streams_that_dawdle_get_smaller_messages(server: Server) -> None:
+    """Memory is bounded, whatever clients do: design of this project."""
+    blob = fresh(3 * MIB + 17)
+    # A client that takes little ahead of what it was asked for.
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * KIB)]
+    with Client(server.address, *options) as client:
+        client.upload(blob)
+        streams = [client.reading(blob.name) for _ in range(100)]
+        firsts = [next(stream).data for stream in streams]
+        contents = [
+            first + b"".join(response.data for response in stream)
+            for first, stream in zip(firsts, streams, strict=True)
+        ]
+    assert contents == [blob.data] * len(streams)
+    assert {len(first) for first in firsts} == {1 * MIB, 128 * KIB}
 
 
 def test_reading_starts_at_the_offset(client: Client, stored: Blob) -> None:
