@@ -40,6 +40,9 @@ T = TypeVar("T")
 Durability = Literal["strict", "batch", "none"]
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
+MIN_SIZE = 32 * MIB
+"""The smallest `max_size`: directories and the index of an empty store take a tenth of it."""
+
 
 
 def _option(kind: Kind[T], default: T, help: str) -> T:
@@ -79,6 +82,26 @@ class Config:
         "when a write is acknowledged: once synced, synced up to 200 ms later, never synced",
     )
     max_blob_size: int = _option(size(1), 64 * GIB, "largest blob accepted")
+    max_size: int = _option(
+        size(0), 0, "bytes that the store may take on disk, index included; 0 is all of the disk"
+    )
+    disk_reserve: int = _option(
+        size(0), 256 * MIB, "bytes of the disk that stay free, whatever max_size says"
+    )
+    high_watermark: int = _option(
+        whole(2, 97), 95, "percent of max_size, or of the disk, above which the oldest is evicted"
+    )
+    low_watermark: int = _option(whole(1, 96), 90, "percent at which eviction ends")
+    min_age: float = _option(
+        seconds(0, 31_536_000),
+        10_800.0,
+        "seconds since its last use for which nothing is evicted, unless writes would be refused",
+    )
+    upload_expiry: float = _option(
+        seconds(60, 31_536_000),
+        86_400.0,
+        "seconds after which an unfinished upload that nobody goes on with is removed",
+    )
     max_batch_total_size: int = _option(
         size(1, 1 * GIB), 4 * MIB, "blob bytes of one batch request or response, as advertised"
     )
@@ -252,6 +275,16 @@ def _check_together(config: Config) -> None:
     if config.grpc is None and config.http is None:
         raise ConfigError("grpc and http are both none: nothing to serve")
     # A batch also carries digests; a message that only holds the blobs would refuse the
+    if 0 < config.max_size < MIN_SIZE:
+        raise ConfigError(
+            f"max_size {config.max_size} is below {MIN_SIZE}, what an empty store takes and the "
+            "least it needs; expected 0 or more than that"
+        )
+    if config.low_watermark >= config.high_watermark:
+        raise ConfigError(
+            f"low_watermark {config.low_watermark} is not below "
+            f"high_watermark {config.high_watermark}"
+        )
     # very batches that capabilities invite.
     if config.max_message_size <= config.max_batch_total_size:
         raise ConfigError(

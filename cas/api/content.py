@@ -19,7 +19,7 @@ from cas.api.status import guarded
 from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
-from cas.reapi.blobs import read_whole
+from cas.reapi.blobs import has_room, read_whole
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending, resolved
 
@@ -103,6 +103,8 @@ class Content:
         if all(digest.size <= threshold for digest, _ in fresh):
             written = self._store.put(fresh)
         else:
+            size = sum(digest.size for digest, _ in fresh)
+            await has_room(self._store, self._runtime, size)
             written = await self._runtime.offload(self._store.put, fresh)
         out = [_HERE] * len(blobs)
         for place, pending in zip(missing, written, strict=True):

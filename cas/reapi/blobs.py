@@ -18,6 +18,16 @@ async def read_whole(store: BlobStore, runtime: Runtime, digest: Digest) -> byte
     return data
 
 
+async def has_room(store: BlobStore, runtime: Runtime, size: int) -> None:
+    """Waits until `size` bytes that are to go into files have room, as they have as a rule.
+
+    For writes whose room is taken by a helper thread, which must not wait for it.  Raises NoSpace.
+    """
+    pending = store.room(size)
+    if not pending.done:
+        await runtime.wait(pending)
+
+
 def _read_file(store: BlobStore, digest: Digest) -> bytes:
     blob = store.open(digest)
     try:

@@ -1,7 +1,8 @@
 """The janitor process: the composition root of what looks after the store.
 
-Rule: as `cas.server.worker`, for `cas.store.janitor`; serves nobody, and imports no RPC.
-One runs for each server.  Its loop gives its own signs of life: each of its steps is short.
+Rule: as `cas.server.worker`, for `cas.store.janitor` and `cas.store.scrub`; serves nobody, and
+imports no RPC.  One runs for each server.  Its loop gives its own signs of life: each of its
+steps is short.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from cas.config import Config
 from cas.index.lmdb import Index
 from cas.metrics.instruments import Metrics
-from cas.server import process
+from cas.server import process, stores
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
@@ -22,33 +23,41 @@ from cas.store.janitor import Janitor
 from cas.store.layout import Layout
 from cas.store.opening import open_index
 from cas.store.scrub import PacedScrub
+from cas.store.space import Space
+from cas.store.usage import Meter
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
     """Start, look after the store, drain."""
+    config = task.config
+    layout = Layout(config.dir)
+    files = Files()
     with contextlib.ExitStack() as opened:
-        index = _index(task.config)
+        index = open_index(layout, files, strict=config.durability == "strict")
         opened.callback(index.close)
-        janitor = Janitor(index)
-        scrub = _scrub(task.config, index)
+        space = Space(layout.space, files, takes=False)
+        opened.callback(space.close)
+        meter = Meter(layout, index, space, stores.size_limits(config))
+        options = stores.janitor_options(config)
+        janitor = Janitor(layout, index, files, space, meter, options, metrics=metrics)
+        scrub = _scrub(config, layout, index, files)
 
         link.tell(Event(READY))
-        while not link.stop_requested(BEAT_INTERVAL):
-            janitor.step(time.monotonic())
-            if scrub is not None:
-                scrub.step()
-            link.tell(Event(BEAT))
+        beat_due = 0.0
+        pause = 0.0
+        while not link.stop_requested(pause):
+            pause = janitor.step()
+            if time.monotonic() >= beat_due:
+                link.tell(Event(BEAT))
+                beat_due = time.monotonic() + BEAT_INTERVAL
+                if scrub is not None:
+                    scrub.step()
 
 
-def _index(config: Config) -> Index:
-    strict = config.durability == "strict"
-    return open_index(Layout(config.dir), Files(), strict=strict)
-
-
-def _scrub(config: Config, index: Index) -> PacedScrub | None:
+def _scrub(config: Config, layout: Layout, index: Index, files: Files) -> PacedScrub | None:
     if not config.scrub_period:
         return None
-    return PacedScrub(Layout(config.dir), index, Files(), config.scrub_period)
+    return PacedScrub(layout, index, files, config.scrub_period)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,14 @@ from cas.server import health, process, reflection
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
-from cas.store.local import LocalStore, StoreOptions, open_store
-from cas.store.verifying import VerifyingStore
+from cas.server.stores import open_for_serving
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
     """Start, serve, drain."""
     config = task.config
     with contextlib.ExitStack() as opened:
-        store = _store(config, metrics)
+        store = open_for_serving(config, metrics)
         opened.callback(store.close)
         engine = _engine(config, metrics)
         checks = health.Health(engine.runtime)
@@ -57,20 +56,6 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             link.check()
         # Syncs what was acknowledged: nothing may be served after it.
         opened.close()
-
-
-def _store(config: Config, metrics: Metrics) -> LocalStore:
-    return open_store(
-        config.dir,
-        StoreOptions(
-            durability=config.durability,
-            inline_threshold=config.inline_threshold,
-            direct_threshold=config.direct_threshold,
-            max_open_uploads=config.max_open_uploads,
-        ),
-        kind=VerifyingStore if config.verify_reads else LocalStore,
-        metrics=metrics,
-    )
 
 
 def _limits(config: Config) -> Limits:

@@ -30,6 +30,7 @@ from cas.errors import CasError, StoreClosed, UploadSuperseded
 from cas.index.lmdb import Changes, Index, NewAction, NewBlob
 from cas.index.records import minutes
 from cas.metrics.instruments import Metrics
+from cas.store.admission import Admission
 from cas.store.counts import CommitCounts
 from cas.store.files import Files
 from cas.store.interface import Durability
@@ -80,6 +81,8 @@ class Work:
     """The key of a value to forget."""
     remove: str | None = None
     """A staging file that is of no use after the commit."""
+    room: int = 0
+    """Nothing to commit: `pending` waits until so many bytes have room."""
 
 
 class Committer:
@@ -91,6 +94,7 @@ class Committer:
         files: Files,
         durability: Durability,
         take_touches: Callable[[], Collection[bytes]],
+        admission: Admission,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -100,6 +104,7 @@ class Committer:
         self._strict = durability == "strict"
         self._batch = durability == "batch"
         self._take_touches = take_touches
+        self._admission = admission
         self._counts = CommitCounts(metrics)
         self._clock = clock
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
@@ -141,18 +146,24 @@ class Committer:
                 running = False
             now = time.monotonic()
             touched: Collection[bytes] = ()
-            if now >= next_touch or self._touches_wanted or not running:
+            # The janitor asks before it evicts: what was just used must not go.
+            asked = self._admission.space.flush_wanted()
+            if now >= next_touch or self._touches_wanted or asked or not running:
                 self._touches_wanted = False
                 touched = self._take_touches()
                 next_touch = now + TOUCH_SECONDS
-            works = [work for work in group if work is not None]
+            works = self._admission.admit([work for work in group if work is not None])
             if works:
                 self._expected = len(works)
                 self._commit(works)
+                self._admission.settle()
             if touched:
                 self._touch(touched)
+            if asked:
+                self._admission.space.flushed(asked)
             if self._unsynced.due(time.monotonic()) or not running:
                 self._sync_batch()
+        self._admission.close()
         while not self._queue.empty():
             late = self._queue.get()
             if late is not None:
@@ -161,7 +172,8 @@ class Committer:
     def _next_group(self, next_touch: float) -> list[Work | None]:
         """Everything that waits, in order, a None last if the thread is to end; empty when
         a timer is due first."""
-        deadline = min(next_touch, self._unsynced.deadline)
+        wake = time.monotonic() + self._admission.poll()
+        deadline = min(next_touch, self._unsynced.deadline, wake)
         group: list[Work | None] = []
         with suppress(queue.Empty):
             group.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))

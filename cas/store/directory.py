@@ -33,7 +33,7 @@ class DirectoryLock:
         os.close(self._fd)
 
 
-def prepare(directory: Path) -> DirectoryLock:
+def prepare(directory: Path, *, files: Files | None = None) -> DirectoryLock:
     """Makes `directory` a store's, if it is new or empty, and locks it for this server.
 
     Raises FormatMismatch when it holds another format or foreign files, which are left
@@ -41,16 +41,21 @@ def prepare(directory: Path) -> DirectoryLock:
     cannot be made or written.
     """
     layout = Layout(directory)
-    files = Files()
+    files = files or Files()
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     check_format(layout)
     lock = _lock(layout, files)
     try:
+        for path in made:
+            files.sync_directory(path.parent)
         shards = [*layout.shards(), *layout.staging_shards()]
         for path in (layout.index, layout.staging, layout.quarantine, layout.blobs, *shards):
             files.make_directory(path)
         for path in sorted({shard.parent for shard in shards} | {directory}):
             files.sync_directory(path)
+        # What an earlier server promised, and saw, is of no meaning to this one.
+        files.remove(str(layout.space))
         if not layout.format.exists():
             files.write_file(layout.format, f"{FORMAT_VERSION}\n".encode())
     except BaseException:

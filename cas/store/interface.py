@@ -183,6 +183,11 @@ class BlobStore(Protocol):
         memory only; with larger ones the call is *blocking*.
         """
 
+    def room(self, size: int, /) -> Pending[None]:
+        """Resolved once `size` bytes more have room: at once, as a rule; else what waits makes
+        the store remove something.  Fails with NoSpace when that was of no use.  A promise to
+        nobody: what is written takes its room itself."""
+
     @property
     def inline_threshold(self) -> int:
         """Largest blob, in bytes, that is kept in the index rather than in a file."""

@@ -5,6 +5,7 @@ Rule: pure; digests, upload names and generations to paths and back.  The tree:
     DIR/format          one line: the format's version
     DIR/lock            held by the one server of this directory
     DIR/index/          LMDB
+    DIR/index/space     who was promised how much room; made anew by each server
     DIR/blobs/<function>/<first byte of the hash>/<hash>.<generation>
     DIR/staging/<first byte>/<hash of the upload's name>        uploads in progress
     DIR/quarantine/     what failed verification after it was stored
@@ -43,6 +44,10 @@ class Layout:
     @property
     def index(self) -> Path:
         return self.root / "index"
+
+    @property
+    def space(self) -> Path:
+        return self.index / "space"
 
     @property
     def blobs(self) -> Path:

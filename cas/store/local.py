@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cas import digest as digests
@@ -29,6 +29,7 @@ from cas.index.records import (
     value_key,
 )
 from cas.metrics.instruments import Metrics
+from cas.store.admission import Admission
 from cas.store.adopt import BAD_MEDIUM
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.counts import ReadCounts
@@ -40,14 +41,18 @@ from cas.store.memory import BytesBlob
 from cas.store.opening import open_index
 from cas.store.pending import Pending, failed, resolved
 from cas.store.quarantine import Quarantine
+from cas.store.space import Space
 from cas.store.spool import LocalSpool
 from cas.store.uploads import LocalUpload, Uploads
+from cas.store.usage import Meter, SizeLimits
 
 FRESH_ACTION_MS = 60_000
 """An action result younger than this is not dropped for blobs that it lacks: a client may
 send them after it."""
 
 log = logging.getLogger("cas.store")
+
+_DONE = resolved(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class StoreOptions:
     but whoever reads such a blob first reads it from the disk."""
     max_open_uploads: int = 2048
     """Streams that write at once in one process; each may hold `uploads.BUFFER_BYTES`."""
+    limits: SizeLimits = field(default_factory=SizeLimits)
+    """What the store may take on disk."""
 
 
 def open_store(
@@ -109,13 +116,22 @@ class LocalStore:
         self._clock = clock
         self._touched: set[bytes] = set()
         self._inline_threshold = options.inline_threshold
+        self._space = Space(layout.space, files)
+        self._admission = Admission(self._space, Meter(layout, index, self._space, options.limits))
         self._committer = Committer(
-            index, files, options.durability, self._take_touches, metrics, clock
+            index,
+            files,
+            options.durability,
+            self._take_touches,
+            self._admission,
+            metrics,
+            clock,
         )
         self._uploads = Uploads(
             layout,
             files,
             self._committer,
+            self._admission,
             inline_threshold=options.inline_threshold,
             direct_threshold=options.direct_threshold,
             max_open=options.max_open_uploads,
@@ -211,6 +227,13 @@ class LocalStore:
     @property
     def inline_threshold(self) -> int:
         return self._inline_threshold
+
+    def room(self, size: int, /) -> Pending[None]:
+        if self._space.room() >= size:
+            return _DONE
+        pending: Pending[None] = Pending()
+        self._committer.submit(Work(pending, room=size))
+        return pending
 
     # --- uploads ---------------------------------------------------------------------
 
@@ -316,6 +339,7 @@ class LocalStore:
 
     def close(self) -> None:
         self._committer.close()
+        self._space.close()
         self._index.close()
 
     # --- damage ----------------------------------------------------------------------
@@ -345,6 +369,23 @@ class LocalStore:
         # its record: no staging is needed.
         generation = secrets.randbits(32)
         path = self._layout.blob(digest, generation)
+        self._admission.reserve(digest.size)
+        try:
+            fd = self._write_file(path, digest, data)
+        except BaseException:
+            self._admission.release(digest.size)
+            raise
+        self._admission.written(digest.size)
+        pending: Pending[None] = Pending()
+        staged = Staged(fd, None, path, self._layout.shard(digest))
+        self._committer.submit(
+            Work(
+                pending, blobs=(NewBlob(digest.key, None, generation, digest.size),), staged=staged
+            )
+        )
+        return pending
+
+    def _write_file(self, path: str, digest: Digest, data: Buffer) -> int:
         fd = self.files.create(path)
         if fd is None:
             raise FileExistsError(f"{path} exists")
@@ -354,14 +395,7 @@ class LocalStore:
             self.files.close(fd)
             self.files.remove(path)
             raise
-        pending: Pending[None] = Pending()
-        staged = Staged(fd, None, path, self._layout.shard(digest))
-        self._committer.submit(
-            Work(
-                pending, blobs=(NewBlob(digest.key, None, generation, digest.size),), staged=staged
-            )
-        )
-        return pending
+        return fd
 
     def _pin_empty_blobs(self) -> None:
         blobs = [NewBlob(digests.empty(function).key, b"") for function in FUNCTIONS]

@@ -92,6 +92,9 @@ class MemoryStore:
                 out.append(resolved(None))
         return out
 
+    def room(self, size: int, /) -> Pending[None]:
+        return resolved(None)
+
     @property
     def inline_threshold(self) -> int:
         return self._inline_threshold

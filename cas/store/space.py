@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cas.errors import NoSpace
+from cas.errors import NoSpace, StoreClosed
 from cas.store.files import Files
 
 SLOTS = 2047
@@ -55,6 +55,7 @@ class Space:
         self._files = files
         self._fd = files.open_lock(path)
         self._mutex = threading.Lock()
+        self._closed = False
         try:
             size = (1 + SLOTS) * 8 * _WIDTH
             files.allocate(self._fd, size)
@@ -70,6 +71,8 @@ class Space:
     def room(self) -> int:
         """Bytes that may be taken now; negative when too much is on disk.  About 1 µs."""
         words = self._words
+        if self._closed:
+            raise StoreClosed("the store is closed")
         return words[_ALLOWED] - sum(words[8 + _TAKEN : 8 + 8 * words[_USED] : 8])
 
     def reserve(self, count: int) -> None:
@@ -87,11 +90,12 @@ class Space:
     def written(self, count: int) -> None:
         """`count` reserved bytes are on disk now."""
         with self._mutex:
-            self._words[self._slot + _RESERVED] -= count
+            if not self._closed:
+                self._words[self._slot + _RESERVED] -= count
 
     def release(self, count: int) -> None:
         """Gives back room that was reserved and not used."""
-        if count:
+        if count and not self._closed:
             with self._exclusive():
                 self._words[self._slot + _TAKEN] -= count
                 self._words[self._slot + _RESERVED] -= count
@@ -178,12 +182,16 @@ class Space:
         )
 
     def close(self) -> None:
-        if self._slot:
-            with self._exclusive():
+        if self._closed:
+            return
+        with self._exclusive():
+            self._closed = True
+            if self._slot:
                 self._end(self._slot)
-        self._words.release()
-        self._map.close()
-        self._files.close(self._fd)
+        with self._mutex:
+            self._words.release()
+            self._map.close()
+            self._files.close(self._fd)
 
     # --- inside ----------------------------------------------------------------------------
 
@@ -221,6 +229,8 @@ class Space:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         with self._mutex:
+            if self._closed:
+                raise StoreClosed("the store is closed")
             self._files.lock_byte(self._fd, _HEADER_LOCK, wait=True)
             try:
                 yield

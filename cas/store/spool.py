@@ -46,6 +46,8 @@ class LocalSpool:
         """Bytes in `_buffer`: hashed, to be written with those that follow."""
         self._fd: int | None = None
         self._written = 0
+        self._reserved = 0
+        """Bytes that took room and are not in the file yet."""
         self._open = True
         self.size = 0
 
@@ -58,6 +60,8 @@ class LocalSpool:
     def flush(self) -> None:
         if self._fd is None:
             self._fd = self._create()
+        self._uploads.admission.reserve(self._waiting)
+        self._reserved += self._waiting
         chunks, self._chunks, self._waiting = self._chunks, [], 0
         for chunk in chunks:
             self._hasher.update(chunk)
@@ -66,6 +70,7 @@ class LocalSpool:
                 self._fill_up(chunk)
         else:
             self._written = self._uploads.files.write(self._fd, chunks, self._written)
+        self._settle()
         if self._uploads.strict:
             self._uploads.files.start_writing_back(self._fd)
 
@@ -81,6 +86,9 @@ class LocalSpool:
         if not self._open:
             return
         self._open = False
+        # What is left of it has no bytes.
+        self._uploads.admission.release(self._reserved)
+        self._reserved = 0
         self._chunks.clear()
         if self._buffer is not None:
             self._uploads.return_buffer(self._buffer)
@@ -89,6 +97,11 @@ class LocalSpool:
         if self._fd is not None:
             self._uploads.files.remove(self._path)
             self._uploads.files.close(self._fd)
+
+    def _settle(self) -> None:
+        done = self._reserved - self._fill
+        self._uploads.admission.written(done)
+        self._reserved = self._fill
 
     def _create(self) -> int:
         fd = self._uploads.files.create(self._path)
@@ -127,6 +140,7 @@ class LocalSpool:
     def _finish_file(self, expected: bytes | None) -> tuple[Digest, Pending[None]]:
         self.flush()
         self._write_buffer()
+        self._settle()
         digest = digests.make(self._function, self._hasher.digest(), self.size)
         _check(digest, expected)
         assert self._fd is not None

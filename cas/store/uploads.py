@@ -33,6 +33,7 @@ from cas.digest import Digest, Hasher
 from cas.errors import CasError, InvalidArgument, LimitExceeded, UploadSuperseded
 from cas.index.lmdb import NewBlob
 from cas.metrics.instruments import Metrics
+from cas.store.admission import Admission
 from cas.store.commit import Committer, Staged, Work
 from cas.store.counts import UploadCounts
 from cas.store.files import Files
@@ -64,6 +65,7 @@ class Uploads:
         layout: Layout,
         files: Files,
         committer: Committer,
+        admission: Admission,
         *,
         inline_threshold: int,
         direct_threshold: int,
@@ -75,6 +77,7 @@ class Uploads:
         self.layout = layout
         self.files = files
         self.committer = committer
+        self.admission = admission
         self.inline_threshold = inline_threshold
         self.strict = strict
         self._direct_threshold = direct_threshold
@@ -90,11 +93,18 @@ class Uploads:
         if offset == 0:
             digests.check_size(digest, len(data))
         self.admit()
+        missing = max(0, digest.size - offset)
         try:
-            upload = self._hold(self.layout.upload(name), digest, offset, data)
+            self.admission.reserve(missing)
+            try:
+                upload = self._hold(self.layout.upload(name), digest, offset, data)
+            except BaseException:
+                self.admission.release(missing)
+                raise
         except BaseException:
             self.released()
             raise
+        upload.reserved = missing
         try:
             # All of it has its place already where a living stream was taken over.
             if upload.append(data[upload.offset - offset :]):
@@ -301,7 +311,7 @@ class LocalUpload:
 
     __slots__ = (
         "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_open", "_path", "_rest", "_uploads",
-        "_view", "digest", "offset",
+        "_view", "digest", "offset", "reserved",
     )  # fmt: skip
 
     def __init__(
@@ -321,6 +331,8 @@ class LocalUpload:
         """What of the last message did not fit into the buffer."""
         self._open = True
         self.offset = size
+        self.reserved = 0
+        """Bytes that were promised room and have not come yet."""
 
     def append(self, data: Buffer, /) -> bool:
         offset = self.offset + len(data)
@@ -347,18 +359,25 @@ class LocalUpload:
                 raise UploadSuperseded(f"a later stream took over the upload of {self.digest}")
             while self._fill:
                 part = self._view[: self._fill]
+                flushed = self._flushed
                 # In this order: should the write fail, the hasher still fits `_flushed`.
                 if self._uploads.writes_past_cache(self.digest.size):
                     self._flushed = files.write_past_cache(self._fd, part, self._flushed)
                 else:
                     self._flushed = files.write(self._fd, [part], self._flushed)
                 self._hasher.update(part)
+                self._settle(self._flushed - flushed)
                 self._fill = 0
                 self._top_up()
             if self._uploads.strict:
                 files.start_writing_back(self._fd)
         finally:
             files.unguard(self._fd)
+
+    def _settle(self, count: int) -> None:
+        count = min(count, self.reserved)
+        self.reserved -= count
+        self._uploads.admission.written(count)
 
     def _top_up(self) -> None:
         """Moves what did not fit into the room that there is now."""
@@ -441,5 +460,6 @@ class LocalUpload:
     def _let_go(self) -> None:
         self._open = False
         self._view.release()
+        self._uploads.admission.release(self.reserved)
         self._uploads.return_buffer(self._buffer)
         self._uploads.released()

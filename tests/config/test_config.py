@@ -60,6 +60,12 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "drain_timeout": "2.5",
         "heartbeat_timeout": "3",
         "durability": "batch",
+        "max_size": "2TiB",
+        "disk_reserve": "1GiB",
+        "high_watermark": "80",
+        "low_watermark": "70",
+        "min_age": "60",
+        "upload_expiry": "3600",
         "max_blob_size": "3GiB",
         "max_batch_total_size": "3MiB",
         "max_message_size": "5MiB",
@@ -178,6 +184,19 @@ def test_what_is_said_of_a_wrong_file(file: Path, text: str, said: str) -> None:
     assert message.startswith(str(file))
     assert said in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"max_size": "31MiB"}, "max_size 32505856 is below 33554432"),
+        ({"low_watermark": "95"}, "low_watermark 95 is not below high_watermark 95"),
+        ({"high_watermark": "50"}, "low_watermark 90 is not below high_watermark 50"),
+    ],
+)
+def test_room_that_makes_no_sense(flags: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config.load(flags, {})
 
 
 def test_a_file_that_is_not_text_or_not_there(file: Path) -> None:
