@@ -69,10 +69,7 @@ class Sheet:
         self._head = whole[:16].cast("Q")
         self.numbers = whole[TEXT_END:].cast("d")
         """Add to a number by one statement, ``numbers[slot] += n``."""
-        for series, slot, width in _series(memory):
-            self._slots[series] = slot
-            self._next = slot + width
-        self._text_end = TEXT_START + self._head[0]
+        self._learn()
 
     def belongs_to(self, role: str, number: int) -> None:
         """The sheet is this process's now; what only the one before it could know is zero."""
@@ -90,6 +87,20 @@ class Sheet:
         for series, slot, _ in _series(self._memory):
             if series.kind == "gauge":
                 self.numbers[slot] = 0.0
+
+    def value(self, family: Family, *labels: str) -> float:
+        """The first number of a series, whoever enters it; 0 where nobody has."""
+        if self._text_end != TEXT_START + self._head[0]:
+            self._learn()
+        slot = self._slots.get(Series(family.kind, family.name, labels))
+        return 0.0 if slot is None else self.numbers[slot]
+
+    def _learn(self) -> None:
+        """Takes in the series that are there."""
+        self._text_end = TEXT_START + self._head[0]
+        for series, slot, width in _series(self._memory):
+            self._slots[series] = slot
+            self._next = slot + width
 
     def slot(self, family: Family, labels: tuple[str, ...]) -> int:
         """Where the numbers of a series begin; made at zero if need be.
@@ -133,6 +144,10 @@ class Board:
         if os.fstat(self.fd).st_size < (index + 1) * SHEET:
             os.ftruncate(self.fd, (index + 1) * SHEET)
         return Sheet(mmap.mmap(self.fd, SHEET, offset=index * SHEET))
+
+    def __len__(self) -> int:
+        """How many sheets there are."""
+        return os.fstat(self.fd).st_size // SHEET
 
     def read(self) -> list[Page]:
         """Every sheet, as it is now."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cas.metrics import families
-from cas.metrics.board import Page
+from cas.metrics.board import Board, Page, Sheet
 from cas.metrics.families import Family
 
 FAILURE_COUNTS = 30.0
@@ -57,9 +57,31 @@ def of(totals: Totals, now: float) -> tuple[bool, str | None]:
 
 def writable(totals: Totals, now: float) -> tuple[bool, str | None]:
     """Whether the store takes writes; if not, why.  `now` in seconds since the epoch."""
-    if totals.value(families.STORE_FULL):
+    return _judge([totals.value(family) for family in _LOOKED_AT], now)
+
+
+class Watch:
+    """`writable` for who asks every second: it looks at three numbers of each process only,
+    which takes 10 µs where reading all takes 2 ms."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._sheets: list[Sheet] = []
+
+    def writable(self, now: float) -> bool:
+        while len(self._sheets) < len(self._board):
+            self._sheets.append(self._board.sheet(len(self._sheets)))
+        latest = [max([s.value(family) for s in self._sheets]) for family in _LOOKED_AT]
+        return _judge(latest, now)[0]
+
+
+_LOOKED_AT = (families.STORE_FULL, families.COMMIT_FAILED_AT, families.COMMIT_DONE_AT)
+
+
+def _judge(looked_at: Sequence[float], now: float) -> tuple[bool, str | None]:
+    full, failed, done = looked_at
+    if full:
         return False, "the store has no room"
-    failed = totals.value(families.COMMIT_FAILED_AT)
-    if failed > totals.value(families.COMMIT_DONE_AT) and now - failed < FAILURE_COUNTS:
+    if failed > done and now - failed < FAILURE_COUNTS:
         return False, "the last write could not be committed"
     return True, None

@@ -40,6 +40,15 @@ class Health:
             self._status = _Status.SERVING
         self._tell_watchers()
 
+    def ready(self, ready: bool) -> None:
+        """From now on what is served is SERVING, or while nothing can be written NOT_SERVING."""
+        status = _Status.SERVING if ready else _Status.NOT_SERVING
+        with self._lock:
+            if self._draining or status == self._status:
+                return
+            self._status = status
+        self._tell_watchers()
+
     def draining(self) -> None:
         """From now on everything is NOT_SERVING, and watches end: an open one would hold up
         the drain until its timeout."""

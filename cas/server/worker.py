@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 
 from cas.api import service
 from cas.api.limits import Limits
 from cas.config import Config
+from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
+from cas.metrics.readiness import Watch
 from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
 from cas.server import health, process, reflection
@@ -42,6 +45,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         for address in task.addresses:
             engine.add_insecure_port(address)
 
+        writes = Watch(Board(task.board))
         engine.start()
         checks.serving(names)
         link.tell(Event(READY))
@@ -49,6 +53,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             # Liveness must come from the engine's own loop, not from this thread.
             if engine.alive(BEAT_INTERVAL):
                 link.tell(Event(BEAT))
+            checks.ready(writes.writable(time.time()))
 
         checks.draining()
         engine.stop(config.drain_timeout)

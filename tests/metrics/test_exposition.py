@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from cas.metrics import exposition, families
+from cas.metrics import exposition, families, readiness
 from cas.metrics.board import Board, new_board
 from cas.metrics.families import Family
 from cas.metrics.instruments import Metrics
@@ -120,6 +120,8 @@ def test_build_names_the_versions(board: Board) -> None:
 
 def ready(board: Board, at: float = NOW) -> tuple[bool, Any]:
     told = exposition.status(board, clock=at)
+    if told["reason"] != "no worker serves":
+        assert readiness.Watch(board).writable(at) == told["ready"], "two ways to one answer"
     return told["ready"], told["reason"]
 
 
@@ -150,6 +152,20 @@ def test_a_failed_commit_counts_until_one_succeeds_or_time_has_passed(board: Boa
     assert ready(board, NOW + 31) == (True, None)
     done.set(NOW + 2)
     assert ready(board, NOW + 3) == (True, None)
+
+
+def test_who_watches_sees_processes_and_series_that_come_later(board: Board) -> None:
+    watch = readiness.Watch(board)
+    serving(board)
+    assert watch.writable(NOW)
+    full = process(board, 2, "janitor").gauge(families.STORE_FULL)
+    assert watch.writable(NOW)
+    full.set(1)
+    assert not watch.writable(NOW)
+    process(board, 3, "grpc", 1).gauge(families.COMMIT_FAILED_AT).set(NOW)
+    full.set(0)
+    assert not watch.writable(NOW + 29)
+    assert watch.writable(NOW + 30)
 
 
 def test_status_sums_up(board: Board) -> None:

@@ -8,9 +8,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cas.metrics import exposition
+import grpc
+from grpc_health.v1 import health_pb2
+
+from cas.metrics import exposition, families
 from cas.metrics.board import Board
-from tests.server.serving import Server, Start, until
+from cas.metrics.instruments import Metrics
+from tests.server.serving import PATIENCE, Server, Start, channel, until
 
 
 @contextmanager
@@ -24,6 +28,17 @@ def board(server: Server) -> Iterator[Board]:
 
 def processes(board: Board) -> dict[tuple[str, int], Any]:
     return {(at["role"], at["worker"]): at["pid"] for at in exposition.status(board)["processes"]}
+
+
+def health(channel: grpc.Channel, service: str = "") -> int:
+    """What the server's own health service says."""
+    request = health_pb2.HealthCheckRequest(service=service)
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    return int(check(request, timeout=PATIENCE).status)
 
 
 def test_each_process_is_there_and_again_after_its_death(start: Start) -> None:
@@ -50,3 +65,26 @@ def test_each_process_is_there_and_again_after_its_death(start: Start) -> None:
         assert server.ends() == 0
         assert exposition.status(seen)["reason"] == "no worker serves"
         assert list(processes(seen)) == []
+
+
+def test_health_is_in_step_with_whether_the_store_takes_writes(start: Start) -> None:
+    server = start()
+    with board(server) as seen, channel(server) as connection:
+        until(lambda: exposition.status(seen)["ready"], "the worker counts as ready")
+        assert health(connection) == health_pb2.HealthCheckResponse.SERVING
+        # As a janitor says it, on a sheet that nobody else writes.
+        full = Metrics(seen.sheet(16)).gauge(families.STORE_FULL)
+        full.set(1)
+        until(
+            lambda: health(connection) == health_pb2.HealthCheckResponse.NOT_SERVING,
+            "a server without room is not healthy",
+        )
+        name = "google.bytestream.ByteStream"
+        assert health(connection, name) == health_pb2.HealthCheckResponse.NOT_SERVING
+        full.set(0)
+        until(
+            lambda: health(connection) == health_pb2.HealthCheckResponse.SERVING,
+            "it is once there is room",
+        )
+        text = exposition.render(seen).decode()
+        assert 'method="Health/Check"' in text
