@@ -458,6 +458,8 @@ class Index:
         with self._write() as txn:
             self._change.recount = recount
             yield Tables(txn, self._meta, self._data, self._order, self._condemned)
+            self._reach("before-commit")
+        self._reach("after-commit")
 
     # --- inside a write transaction ---------------------------------------------------
 

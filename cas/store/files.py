@@ -66,6 +66,7 @@ class Files:
             os.fsync(fd)
         finally:
             os.close(fd)
+        self._reach("rename", path)
         os.rename(beside, path)
         self.sync_directory(path.parent)
 

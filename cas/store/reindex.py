@@ -48,15 +48,17 @@ def reindex(
     *,
     now: float,
     progress: Progress = lambda stage, done, total: None,
+    seam: Callable[[str], None] | None = None,
 ) -> Rebuilt:
-    """Rebuilds the index of a store that no server uses.  `now` is seconds since the epoch."""
+    """Rebuilds the index of a store that no server uses.  `now` is seconds since the epoch;
+    `seam` is the new index's."""
     beside = layout.root / "index.new"
     if beside.exists():
         shutil.rmtree(beside)
     files.make_directory(beside)
     blobs = blob_bytes = refused = 0
     found = sorted(_found(layout, progress))
-    with closing(Index(beside)) as index:
+    with closing(Index(beside, seam=seam)) as index:
         for start in range(0, len(found), BATCH):
             progress("files", start, len(found))
             batch = [_unpacked(layout, packed) for packed in found[start : start + BATCH]]
