@@ -60,7 +60,7 @@ def walk(layout: Layout, index: Index, files: Files, after: bytes | None = None)
     for row in upkeep.rows(index, after):
         bad = ""
         try:
-            for size in _slices(layout, index, files, row):
+            for size in slices(layout, index, files, row):
                 yield Piece(row.key, size, False, "")
         except DataLoss as error:
             if _drop(quarantine, index, row, str(error)):
@@ -77,7 +77,7 @@ def _drop(quarantine: Quarantine, index: Index, row: Row, reason: str) -> bool:
     return True
 
 
-def _slices(layout: Layout, index: Index, files: Files, row: Row) -> Iterator[int]:
+def slices(layout: Layout, index: Index, files: Files, row: Row) -> Iterator[int]:
     """Checks one entry, giving way between slices: the bytes of each.  Raises DataLoss."""
     record = row.record
     if row.wrong or record is None:
