@@ -29,7 +29,6 @@ from cas.options import (
     Kind,
     TcpAddress,
     choice,
-    only_none,
     seconds,
     size,
     whole,
@@ -40,9 +39,9 @@ T = TypeVar("T")
 Durability = Literal["strict", "batch", "none"]
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
+
 MIN_SIZE = 32 * MIB
 """The smallest `max_size`: directories and the index of an empty store take a tenth of it."""
-
 
 
 def _option(kind: Kind[T], default: T, help: str) -> T:
@@ -59,7 +58,9 @@ class Config:
     grpc: Address = _option(
         ADDRESS, TcpAddress("127.0.0.1", 8980), "where gRPC is served; port 0 picks a free one"
     )
-    http: Address = _option(only_none(), None, "where HTTP is served; not available yet")
+    http: Address = _option(
+        ADDRESS, TcpAddress("127.0.0.1", 8080), "where HTTP is served; port 0 picks a free one"
+    )
     workers: int = _option(
         whole(0, 1024),
         0,
@@ -81,7 +82,6 @@ class Config:
         "strict",
         "when a write is acknowledged: once synced, synced up to 200 ms later, never synced",
     )
-    max_blob_size: int = _option(size(1), 64 * GIB, "largest blob accepted")
     max_size: int = _option(
         size(0), 0, "bytes that the store may take on disk, index included; 0 is all of the disk"
     )
@@ -102,6 +102,7 @@ class Config:
         86_400.0,
         "seconds after which an unfinished upload that nobody goes on with is removed",
     )
+    max_blob_size: int = _option(size(1), 64 * GIB, "largest blob accepted")
     max_batch_total_size: int = _option(
         size(1, 1 * GIB), 4 * MIB, "blob bytes of one batch request or response, as advertised"
     )
@@ -274,7 +275,6 @@ def _check_together(config: Config) -> None:
     """What must hold between options."""
     if config.grpc is None and config.http is None:
         raise ConfigError("grpc and http are both none: nothing to serve")
-    # A batch also carries digests; a message that only holds the blobs would refuse the
     if 0 < config.max_size < MIN_SIZE:
         raise ConfigError(
             f"max_size {config.max_size} is below {MIN_SIZE}, what an empty store takes and the "
@@ -285,6 +285,7 @@ def _check_together(config: Config) -> None:
             f"low_watermark {config.low_watermark} is not below "
             f"high_watermark {config.high_watermark}"
         )
+    # A batch also carries digests; a message that only holds the blobs would refuse the
     # very batches that capabilities invite.
     if config.max_message_size <= config.max_batch_total_size:
         raise ConfigError(

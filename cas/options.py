@@ -188,23 +188,6 @@ def choice(*names: L) -> Kind[L]:
     )
 
 
-def only_none() -> Kind[Address]:
-    """An address whose front does not exist yet."""
-
-    def from_text(text: str) -> Address:
-        if text != "none":
-            raise ValueError(text)
-        return None
-
-    return Kind(
-        "none (there is no HTTP front yet)",
-        "none",
-        from_text,
-        _typed(from_text, str),
-        format_address,
-    )
-
-
 def _path_from_text(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError(text)

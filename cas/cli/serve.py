@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Serves blobs and action results over gRPC (google.bytestream and the Remote Execution API
-v2) until SIGTERM or SIGINT, which let running calls finish; a second one ends at once.
+v2) and HTTP until SIGTERM or SIGINT, which let running calls finish; a second one ends at
+once.
 Prints "ready grpc=ADDR http=ADDR" on stdout once it serves, and logs to stderr.
 """
 
@@ -29,7 +30,7 @@ Every option can also be set in the file, under its name with underscores
 ADDR is host:port, [ipv6]:port, unix:/absolute/path or none.
 SIZE is bytes, or a number with KiB, MiB, GiB or TiB.
 
-Bazel uses the server with --remote_cache=grpc://127.0.0.1:8980
+Bazel uses the server with --remote_cache=grpc://127.0.0.1:8980, or http://127.0.0.1:8080
 """
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cas.errors import CasError
-from cas.options import Address, TcpAddress, UnixAddress
+from cas.options import Address, TcpAddress, UnixAddress, parse_address
 
 _PICKS = 8
 """Tries to find one port that is free on every address of a host name."""
@@ -34,16 +34,17 @@ class Reserved:
     shown: str
     """As the operator wrote it, with the real port."""
     addresses: tuple[str, ...]
-    """What workers bind: one per address of the host, with numeric hosts."""
+    """What workers bind: one per address of the host, with numeric hosts.  Nothing for none."""
     shared: bool
     """Whether several workers can serve on it."""
 
 
 @contextlib.contextmanager
 def reserve(address: Address) -> Iterator[Reserved]:
-    """Holds `address`; a socket file is removed at the end.  Raises AddressUnavailable."""
+    """Holds `address`, if any; a socket file is removed at the end.  Raises AddressUnavailable."""
     if address is None:
-        raise AddressUnavailable("grpc is none: nothing to serve")
+        yield Reserved("none", (), shared=True)
+        return
     if isinstance(address, UnixAddress):
         _clear_socket(address)
         try:
@@ -61,6 +62,26 @@ def reserve(address: Address) -> Iterator[Reserved]:
         )
         port = sockets[0].getsockname()[1]
         yield Reserved(str(TcpAddress(address.host, port)), bound, shared=True)
+
+
+def bind(address: str) -> socket.socket:
+    """A socket of a worker's own on one of `Reserved.addresses`, not listening yet.
+
+    Raises OSError naming the address when it cannot be bound.
+    """
+    parsed = parse_address(address)
+    assert parsed is not None, "none is reserved by nobody"
+    try:
+        if isinstance(parsed, UnixAddress):
+            with contextlib.ExitStack() as undo:
+                opened = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                opened.bind(parsed.path)
+                undo.pop_all()
+                return opened
+        family = socket.AF_INET6 if ":" in parsed.host else socket.AF_INET
+        return _bound(family, parsed.host, parsed.port, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot serve on {address}: {error.strerror}") from error
 
 
 def _hold_port(address: TcpAddress) -> list[socket.socket]:

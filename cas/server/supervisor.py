@@ -81,11 +81,12 @@ def run(config: Config) -> int:
     with (
         _signals() as wakeup,
         contextlib.closing(prepare(config.dir)),
-        listen.reserve(config.grpc) as reserved,
+        listen.reserve(config.grpc) as grpc,
+        listen.reserve(config.http) as http,
         contextlib.closing(Tally()) as tally,
     ):
         log.configure(config.log_format, config.log_level)
-        return Supervisor(config, reserved, wakeup, tally).run()
+        return Supervisor(config, grpc, http, wakeup, tally).run()
 
 
 @dataclass(slots=True)
@@ -137,15 +138,19 @@ class _Wakeup:
 class Supervisor:
     """Keeps as many workers serving as the configuration asks for."""
 
-    def __init__(self, config: Config, reserved: Reserved, wakeup: _Wakeup, tally: Tally) -> None:
+    def __init__(
+        self, config: Config, grpc: Reserved, http: Reserved, wakeup: _Wakeup, tally: Tally
+    ) -> None:
         self._config = config
         self._tally = tally
-        self._reserved = reserved
+        self._grpc = grpc
+        self._http = http
         self._wakeup = wakeup
         self._slots = [
-            _Slot("grpc", number, reserved.addresses)
-            for number in range(_worker_count(config, reserved))
+            _Slot("grpc", number, grpc.addresses) for number in range(_worker_count(config, grpc))
         ]
+        if http.addresses:
+            self._slots.append(_Slot("http", 0, http.addresses))
         """Those who serve."""
         self._janitor = _Slot("janitor", 0)
         self._selector = selectors.DefaultSelector()
@@ -178,18 +183,20 @@ class Supervisor:
         logger.info(
             "serving",
             extra={
-                "grpc": self._reserved.shown,
+                "grpc": self._grpc.shown,
+                "http": self._http.shown,
                 "dir": str(self._config.dir),
                 "engine": self._config.engine,
                 "durability": self._config.durability,
                 "workers": self._pids("grpc"),
+                "front": self._pids("http"),
                 "janitor": self._janitor.child.pid if self._janitor.child else None,
             },
         )
         # Whoever started the server may have gone without reading.
         if sys.stdout is not None:
             with contextlib.suppress(OSError):
-                os.write(sys.stdout.fileno(), _ready_line(self._reserved))
+                os.write(sys.stdout.fileno(), _ready_line(self._grpc, self._http))
 
     def _pids(self, role: Role) -> list[int]:
         return [slot.child.pid for slot in self._slots if slot.child and slot.role == role]
@@ -372,11 +379,13 @@ def _environ() -> dict[str, str]:
     return {**quiet, **environment.variables(), **os.environ}
 
 
-def _ready_line(reserved: Reserved) -> bytes:
-    return f"ready grpc={reserved.shown} http=none\n".encode()
+def _ready_line(grpc: Reserved, http: Reserved) -> bytes:
+    return f"ready grpc={grpc.shown} http={http.shown}\n".encode()
 
 
 def _worker_count(config: Config, reserved: Reserved) -> int:
+    if not reserved.addresses:
+        return 0
     if reserved.shared:
         return config.workers or cores.available()
     if config.workers > 1:

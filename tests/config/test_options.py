@@ -122,7 +122,7 @@ def test_written_seconds_read_back(number: float) -> None:
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "dir": st.from_regex(r"[a-z~/. ]{1,20}", fullmatch=True).map(Path),
     "grpc": st.one_of(TCP, UNIX, st.none()),
-    "http": st.none(),
+    "http": st.one_of(TCP, UNIX, st.none()),
     "workers": st.integers(0, 1024),
     "engine": st.sampled_from(["aio", "cq"]),
     "drain_timeout": st.floats(0, 86_400),

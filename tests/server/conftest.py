@@ -17,6 +17,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(*arguments: str, wait: bool = True) -> Server:
         defaults = ["--dir", str(tmp_path / "store"), "--grpc", "127.0.0.1:0", "--workers", "1"]
+        defaults += ["--http", "none"]
         server = spawn(tmp_path / f"log-{len(servers)}", [*defaults, *arguments])
         servers.append(server)
         if wait:

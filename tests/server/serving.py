@@ -41,6 +41,10 @@ class Server:
     def address(self) -> str:
         return self.ready.split()[1].removeprefix("grpc=")
 
+    @property
+    def http(self) -> str:
+        return self.ready.split()[2].removeprefix("http=")
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """The events of that name that were logged so far."""
         lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
@@ -51,6 +55,13 @@ class Server:
         (event,) = self.events("serving")
         pids: list[int] = event["workers"]
         return pids
+
+    def front(self) -> int:
+        """The process id of who serves HTTP at the first ready line."""
+        (event,) = self.events("serving")
+        (pid,) = event["front"]
+        assert isinstance(pid, int)
+        return pid
 
     def janitor(self) -> int:
         """The janitor's process id at the first ready line."""

@@ -88,10 +88,9 @@ def test_every_address_of_a_name_gets_the_same_port() -> None:
         # TEST-NET-1 and .invalid are nobody's, by RFC 5737 and RFC 6761.
         (TcpAddress("192.0.2.1", 0), "cannot serve on 192.0.2.1:0: Cannot assign"),
         (TcpAddress("name.invalid", 80), "cannot resolve name.invalid:80: "),
-        (None, "grpc is none"),
     ],
 )
-def test_an_address_that_is_not_ours(address: TcpAddress | None, said: str) -> None:
+def test_an_address_that_is_not_ours(address: TcpAddress, said: str) -> None:
     with refused(said), listen.reserve(address):
         pytest.fail("reserved")
 
@@ -133,3 +132,8 @@ def test_the_socket_file_is_gone_afterwards(tmp_path: Path) -> None:
         worker.bind(str(path))
         worker.listen()
     assert not os.path.lexists(path)
+
+
+def test_none_reserves_nothing() -> None:
+    with listen.reserve(None) as reserved:
+        assert (reserved.shown, reserved.addresses) == ("none", ())

@@ -1,0 +1,122 @@
+"""Blobs by their hash: ``/cas/hash``.
+
+Rule: what is written here was verified; what is read is what was written, whole or a range
+of it, as it is or as zstd.  `content` answers for every protocol that has content to give.
+"""
+
+from __future__ import annotations
+
+from aiohttp.web import BaseRequest
+
+from cas import digest as digests
+from cas.digest import SHA256, Digest
+from cas.errors import NotFound, OutOfRange
+from cas.http import headers
+from cas.http.answers import OCTETS, Answer, refusal
+from cas.http.bodies import WHOLE
+from cas.http.context import Context, Reply
+from cas.http.headers import Span
+from cas.http.paths import Target
+from cas.http.sending import WORTHWHILE, Stream, compress, is_worthwhile
+
+COMPRESSED_FROM = 1024
+"""Smaller blobs are not worth compressing, bytes."""
+
+
+async def read(context: Context, request: BaseRequest, target: Target) -> Reply:
+    """GET and HEAD."""
+    found = context.store.look_up(target.prefix)
+    if found is None:
+        raise NotFound(f"no blob has the hash {target.key}")
+    digest, data = found
+    return await content(context, request, digest, data, compressible=True)
+
+
+async def write(context: Context, request: BaseRequest, target: Target) -> Reply:
+    """PUT: the hash is the path's, the size what came."""
+    store, runtime = context.store, context.runtime
+    body = context.body(request)
+    size = body.length
+    if size is None or size > WHOLE or body.encoded:
+        if store.look_up(target.prefix) is not None:
+            await body.discard()
+            return Answer(200)
+        _, pending = await body.spooled(store, runtime, SHA256, expected=target.prefix)
+        await runtime.wait(pending)
+        return Answer(200)
+    data, _ = await body.whole(runtime, size)
+    digest = digests.make(SHA256, target.prefix[1:], size)
+    if store.contains(digest):
+        digests.verify(digest, data)
+        return Answer(200)
+    if size <= store.inline_threshold:
+        pending = store.put([(digest, data)])[0]
+    else:
+        pending = (await runtime.offload(store.put, [(digest, data)]))[0]
+    await runtime.wait(pending)
+    return Answer(200)
+
+
+async def content(
+    context: Context,
+    request: BaseRequest,
+    digest: Digest,
+    data: bytes | None,
+    *,
+    fields: bytes = OCTETS,
+    compressible: bool = False,
+) -> Reply:
+    """Answers with content that is `data`, or else the blob `digest`."""
+    asked = request.headers
+    tag = digest.hex
+    fields += b'ETag: "%b"\r\n' % tag.encode()
+    if "If-None-Match" in asked and headers.matches(asked["If-None-Match"], tag):
+        return Answer(304, fields)
+    span = None
+    if "Range" in asked and request.method == "GET" and _applies(asked.get("If-Range"), tag):
+        try:
+            span = headers.byte_range(asked["Range"], digest.size)
+        except OutOfRange as error:
+            return refusal(416, str(error), {"Content-Range": f"bytes */{digest.size}"})
+    if compressible:
+        fields += b"Vary: Accept-Encoding\r\n"
+    if span is not None:
+        fields += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.end - 1, digest.size)
+        if data is not None:
+            return Answer(206, fields, data[span.start : span.end])
+        return Stream(context.runtime, context.store.open(digest), 206, fields, span)
+    fields += b"Accept-Ranges: bytes\r\n"
+    as_zstd = (
+        compressible
+        and digest.size >= COMPRESSED_FROM
+        and "Accept-Encoding" in asked
+        and headers.accepts_zstd(asked["Accept-Encoding"])
+    )
+    if data is not None:
+        if as_zstd and len(packed := compress(data)) < WORTHWHILE * len(data):
+            return Answer(200, _encoded(fields), packed)
+        return Answer(200, fields, data)
+    if request.method == "HEAD":
+        return Answer(200, fields, length=digest.size)
+    blob = context.store.open(digest)
+    try:
+        as_zstd = as_zstd and request.version >= (1, 1)
+        if as_zstd and await is_worthwhile(context.runtime, blob):
+            fields, packs = _encoded(fields), True
+        else:
+            packs = False
+    except BaseException:
+        blob.close()
+        raise
+    whole = Span(0, digest.size)
+    return Stream(context.runtime, blob, 200, fields, whole, compressed=packs)
+
+
+def _encoded(fields: bytes) -> bytes:
+    # Another representation: only the weak comparison finds them equal (RFC 9110, 8.8.3.3).
+    return b"Content-Encoding: zstd\r\n" + fields.replace(b'ETag: "', b'ETag: W/"')
+
+
+def _applies(if_range: str | None, tag: str) -> bool:
+    """Whether a Range is to be looked at (RFC 9110, 13.1.5): dates are not kept."""
+    return if_range is None or if_range.strip() == f'"{tag}"'

@@ -1,0 +1,50 @@
+"""What every protocol here works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aiohttp.web import BaseRequest
+
+from cas.http.answers import Answer
+from cas.http.bodies import Body, Pace
+from cas.http.runtime import LoopRuntime
+from cas.http.sending import Stream
+from cas.store.interface import BlobStore
+
+Reply = Answer | Stream
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What an operator allows clients."""
+
+    max_blob_size: int = 64 << 30
+    """Largest content accepted, bytes; 0 is no limit."""
+    max_message_size: int = 16 << 20
+    """Largest action result accepted, bytes."""
+    max_requests: int = 4096
+    """Requests served at once."""
+    require_references: bool = False
+    """Refuse an action result that references absent blobs."""
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Made once for each process."""
+
+    store: BlobStore
+    runtime: LoopRuntime
+    limits: HttpLimits
+
+    def body(self, request: BaseRequest) -> Body:
+        return Body(request, self.limits.pace, self.limits.max_blob_size)
+
+
+def author(request: BaseRequest) -> str:
+    """Who writes, for people: the client's address and what it calls itself."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    shown = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix:"
+    agent = "".join(c for c in request.headers.get("User-Agent", "")[:200] if c.isprintable())
+    return f"{shown} {agent}".strip()

@@ -1,0 +1,216 @@
+"""Content out of files, at the client's pace.
+
+Rule: one answer holds at most `PIECE` bytes in memory.  Where there is a descriptor and no
+TLS the system sends from it (sendfile(2)); uvloop's own sendfile does not exist, and its
+transport lets nobody else watch its socket, so a duplicate of the socket is watched.
+A client that takes nothing for `STALL_SECONDS` is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+
+import zstandard
+from aiohttp.web import BaseRequest
+
+from cas.errors import DataLoss
+from cas.http.answers import STALL_SECONDS, head_of
+from cas.http.headers import Span
+from cas.http.runtime import LoopRuntime
+from cas.store.interface import Blob
+
+PIECE = 1 << 20
+"""Bytes read, or sent, in one go."""
+
+LEVEL = 1
+"""Of zstd: content is compressed for each answer, and the server is to keep up."""
+
+WORTHWHILE = 0.9
+"""Content whose beginning stays larger than this share of itself is not compressed."""
+SAMPLE = 64 << 10
+
+log = logging.getLogger("cas.http")
+
+
+class Stream:
+    """An answer of the bytes of an open blob, which it closes."""
+
+    def __init__(
+        self,
+        runtime: LoopRuntime,
+        blob: Blob,
+        status: int,
+        fields: bytes,
+        span: Span,
+        *,
+        compressed: bool = False,
+    ) -> None:
+        self._runtime = runtime
+        self._blob = blob
+        self.status = status
+        self._fields = fields
+        self._span = span
+        self._compressed = compressed
+        self.sent = 0
+        """Bytes of content that went out."""
+
+    async def send(self, request: BaseRequest, *, keep_alive: bool) -> None:
+        """See `Answer.send`."""
+        try:
+            await self._send(request, keep_alive)
+        except DataLoss as error:
+            # Too late for a status: an end before the announced length says that it failed.
+            log.error("stored data is damaged", extra={"error": str(error)})
+            raise ConnectionAbortedError(str(error)) from None
+        finally:
+            self._blob.close()
+
+    async def _send(self, request: BaseRequest, keep_alive: bool) -> None:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
+        span = self._span
+        if self._compressed:
+            head = head_of(request, self.status, self._fields, None, keep_alive=keep_alive)
+            transport.write(head)
+            await self._send_compressed(request, transport)
+            return
+        length = span.end - span.start
+        head = head_of(request, self.status, self._fields, length, keep_alive=keep_alive)
+        fd = self._blob.fileno()
+        if fd is None or transport.get_extra_info("ssl_object") is not None:
+            transport.write(head)
+            await self._send_read(request, transport)
+        else:
+            await _drained(request, transport)
+            await self._send_file(transport.get_extra_info("socket").fileno(), fd, head)
+
+    async def _send_read(self, request: BaseRequest, transport: asyncio.Transport) -> None:
+        buffer = memoryview(bytearray(min(PIECE, self._span.end - self._span.start)))
+        at = self._span.start
+        while at < self._span.end:
+            view = buffer[: self._span.end - at]
+            count = await self._read(view, at)
+            # A copy: the transport keeps what it cannot send at once.
+            transport.write(bytes(view[:count]))
+            at += count
+            self.sent += count
+            if request.protocol.writing_paused:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await request.writer.drain()
+            if transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+
+    async def _send_compressed(self, request: BaseRequest, transport: asyncio.Transport) -> None:
+        size = self._blob.size
+        compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=size)
+        buffer = memoryview(bytearray(min(PIECE, size)))
+        at = 0
+        while at < size:
+            count = await self._read(buffer[: size - at], at)
+            at += count
+            data = await self._runtime.offload(compressor.compress, buffer[:count])
+            if at == size:
+                data += compressor.flush()
+            if data:
+                transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+                self.sent += len(data)
+            if request.protocol.writing_paused:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await request.writer.drain()
+            if transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+        transport.write(b"0\r\n\r\n")
+
+    async def _read(self, view: memoryview, at: int) -> int:
+        count = self._blob.read_into(view, at, wait=False)
+        return count if count >= 0 else await self._runtime.offload(self._blob.read_into, view, at)
+
+    async def _send_file(self, connection: int, fd: int, head: bytes) -> None:
+        """`head` and the span, straight to the socket: nothing waits in the transport."""
+        watched = os.dup(connection)
+        try:
+            with socket.socket(fileno=watched) as sock:
+                while head:
+                    try:
+                        head = head[sock.send(head, socket.MSG_MORE) :]
+                    except BlockingIOError:
+                        await _writable(watched)
+                await self._send_pieces(watched, fd)
+        except OSError as error:
+            if isinstance(error, ConnectionError):
+                raise
+            raise ConnectionResetError(str(error)) from error
+
+    async def _send_pieces(self, connection: int, fd: int) -> None:
+        at, end = self._span
+        probe = memoryview(bytearray(1))
+        while at < end:
+            count = min(PIECE, end - at)
+            try:
+                # The disk may be waited for by a helper thread only.
+                if self._blob.read_into(probe, at + count - 1, wait=False) < 0:
+                    sent = await self._runtime.offload(os.sendfile, connection, fd, at, count)
+                else:
+                    sent = os.sendfile(connection, fd, at, count)
+            except BlockingIOError:
+                await _writable(connection)
+                continue
+            if not sent:
+                raise DataLoss(f"a blob ends at byte {at} on disk, expected {self._blob.size}")
+            at += sent
+            self.sent += sent
+            if sent < count:
+                await _writable(connection)
+
+
+async def is_worthwhile(runtime: LoopRuntime, blob: Blob) -> bool:
+    """Whether the blob's beginning says that it shrinks."""
+
+    def judge() -> bool:
+        view = memoryview(bytearray(min(SAMPLE, blob.size)))
+        count = blob.read_into(view, 0)
+        return len(compress(bytes(view[:count]))) < WORTHWHILE * count
+
+    return await runtime.offload(judge)
+
+
+def compress(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=LEVEL).compress(data)
+
+
+async def _drained(request: BaseRequest, transport: asyncio.Transport) -> None:
+    """Waits until earlier answers have left the transport."""
+    if transport.get_write_buffer_size() == 0:
+        return
+    low, high = transport.get_write_buffer_limits()
+    transport.set_write_buffer_limits(0)
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            while transport.get_write_buffer_size() and not transport.is_closing():
+                await request.writer.drain()
+                await asyncio.sleep(0)
+    finally:
+        transport.set_write_buffer_limits(high, low)
+    if transport.is_closing():
+        raise ConnectionResetError("the client has gone")
+
+
+async def _writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        loop.remove_writer(fd)
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(fd, wake)
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            await ready
+    finally:
+        loop.remove_writer(fd)

@@ -1,0 +1,160 @@
+"""The service: from a request to its answer.
+
+Rule: `Service.__call__` reads top to bottom: what is asked, by whom, the protocol's answer,
+errors by the one table.  aiohttp's own application, router and access log are not used: they
+cost as much as all of the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import cast
+
+from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
+
+from cas.errors import LimitExceeded
+from cas.http import actions, blobs, values, webdav
+from cas.http.answers import Answer, refusal
+from cas.http.context import Context, Reply
+from cas.http.paths import Kind, Target, parse
+from cas.http.status import Refused, of
+
+Handler = Callable[[Context, BaseRequest, Target], Awaitable[Reply]]
+
+Page = Callable[[BaseRequest], Awaitable[Answer]]
+"""Answers one fixed path, whatever is served else: ``/status`` and its like."""
+
+ROUTES: dict[Kind, dict[str, Handler]] = {
+    "cas": {"GET": blobs.read, "HEAD": blobs.read, "PUT": blobs.write},
+    "ac": {"GET": actions.read, "HEAD": actions.read, "PUT": actions.write},
+    "cache": {
+        "GET": values.read,
+        "HEAD": values.read,
+        "PUT": values.write,
+        "DELETE": values.delete,
+    },
+    "webdav": {
+        "GET": webdav.read,
+        "HEAD": webdav.read,
+        "PUT": webdav.write,
+        "DELETE": values.delete,
+        "PROPFIND": webdav.find,
+        "MKCOL": webdav.make_collection,
+    },
+    "turborepo": {
+        "GET": values.read_turborepo,
+        "HEAD": values.read_turborepo,
+        "PUT": values.write_turborepo,
+        "POST": values.post_turborepo,
+    },
+    "nx": {"GET": values.read, "HEAD": values.read, "PUT": values.write_nx},
+}
+
+WRITES = frozenset({"PUT", "POST", "DELETE", "MKCOL"})
+"""Methods that change what is kept; the others read."""
+
+log = logging.getLogger("cas.http")
+
+
+class Service:
+    """What an HTTP server calls for each request."""
+
+    def __init__(self, context: Context, pages: Mapping[str, Page] | None = None) -> None:
+        """`pages` maps fixed paths to what answers GET and HEAD of them."""
+        self._context = context
+        self._pages = pages or {}
+        self.busy: set[RequestHandler] = set()
+        """Connections whose requests are being served, until their answers have been sent."""
+        self.draining = False
+        """Whether connections end with the answers that they get."""
+        self.drained = asyncio.Event()
+        """Set once it is draining and nothing is busy."""
+
+    async def __call__(self, request: BaseRequest) -> StreamResponse:
+        connection = request.protocol
+        self.busy.add(connection)
+        try:
+            reply = await self._guarded(request)
+            keep_alive = request.keep_alive and not self.draining
+            await reply.send(request, keep_alive=keep_alive)
+        except TimeoutError:
+            # Only the sending has no answer of its own to that.
+            raise ConnectionAbortedError("the client takes nothing") from None
+        except ConnectionAbortedError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        finally:
+            self.busy.discard(connection)
+            if self.draining and not self.busy:
+                self.drained.set()
+        return cast(StreamResponse, _KEPT if keep_alive else _CLOSED)
+
+    async def _guarded(self, request: BaseRequest) -> Reply:
+        """The answer, whatever happens; but ConnectionError where nobody is there to get it."""
+        try:
+            return await self._reply(request)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            return refusal(*of(error))
+
+    async def _reply(self, request: BaseRequest) -> Reply:
+        if len(self.busy) > self._context.limits.max_requests:
+            raise LimitExceeded(
+                f"{len(self.busy)} requests are served, the limit (max_concurrent_calls) is "
+                f"{self._context.limits.max_requests}"
+            )
+        raw = request.raw_path
+        if self._pages and (page := self._pages.get(raw.partition("?")[0])) is not None:
+            if request.method not in ("GET", "HEAD"):
+                raise _not_allowed(request.method, ("GET", "HEAD"))
+            return await page(request)
+        method = request.method
+        if raw == "*" and method == "OPTIONS":
+            return Answer(204, _options(sorted({m for row in ROUTES.values() for m in row})))
+        target = parse(raw)
+        handlers = ROUTES[target.kind]
+        handler = handlers.get(method)
+        # Here, with target.instance and whether the method is one of WRITES, is decided who
+        # asks and whether he may.
+        if handler is None:
+            if method == "OPTIONS":
+                return Answer(204, _options(handlers))
+            raise _not_allowed(method, handlers)
+        return await handler(self._context, request, target)
+
+
+class _Sent:
+    """What aiohttp's server asks of a response that has been sent already."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """It was sent."""
+
+    async def write_eof(self) -> None:
+        """It was sent."""
+
+
+_KEPT, _CLOSED = _Sent(keep_alive=True), _Sent(keep_alive=False)
+
+
+def _options(methods: Mapping[str, object] | list[str]) -> bytes:
+    return f"Allow: {_listed(methods)}\r\nDAV: 1\r\n".encode()
+
+
+def _not_allowed(method: str, methods: Mapping[str, object] | tuple[str, ...]) -> Refused:
+    return Refused(
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        f"{method[:40]!r} is not served here; expected one of {_listed(methods)}",
+        Allow=_listed(methods),
+    )
+
+
+def _listed(methods: Mapping[str, object] | list[str] | tuple[str, ...]) -> str:
+    return ", ".join((*methods, "OPTIONS"))

@@ -1,0 +1,66 @@
+"""One worker process of role http: the composition root.
+
+Rule: as `cas.server.worker`, for `cas.http`: the only place that knows which store and which
+protocols are put together; `serve` reads from start to drain, top to bottom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+
+from cas.config import Config
+from cas.http.context import Context, HttpLimits
+from cas.http.runtime import LoopRuntime
+from cas.http.server import HttpServer
+from cas.http.service import Service
+from cas.metrics.instruments import Metrics
+from cas.server import listen, process
+from cas.server.link import Link
+from cas.server.messages import BEAT, READY, Event, Task
+from cas.server.process import BEAT_INTERVAL
+from cas.server.stores import open_for_serving
+
+
+def serve(task: Task, link: Link, metrics: Metrics) -> None:
+    """Start, serve, drain."""
+    config = task.config
+    with contextlib.ExitStack() as opened:
+        store = open_for_serving(config, metrics)
+        opened.callback(store.close)
+
+        def service(loop: asyncio.AbstractEventLoop) -> Service:
+            runtime = LoopRuntime(loop, config.helper_threads)
+            opened.callback(runtime.close)
+            return Service(Context(store, runtime, _limits(config)))
+
+        server = HttpServer(service)
+        for address in task.addresses:
+            server.add_socket(listen.bind(address))
+
+        server.start()
+        link.tell(Event(READY))
+        while not link.stop_requested(BEAT_INTERVAL):
+            # Liveness must come from the server's own loop, not from this thread.
+            if server.alive(BEAT_INTERVAL):
+                link.tell(Event(BEAT))
+
+        server.stop(config.drain_timeout)
+        while not server.wait_for_termination(BEAT_INTERVAL):
+            link.check()
+        # Syncs what was acknowledged: nothing may be served after it.
+        opened.close()
+
+
+def _limits(config: Config) -> HttpLimits:
+    return HttpLimits(
+        max_blob_size=config.max_blob_size,
+        max_message_size=config.max_message_size,
+        max_requests=config.max_concurrent_calls,
+        require_references=config.require_references,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(process.main(sys.argv[1:], serve))
