@@ -45,12 +45,17 @@ def render(board: Board, *, clock: float | None = None) -> bytes:
     return generate_latest(registry)
 
 
+def ready(board: Board) -> tuple[bool, str | None]:
+    """Whether the server serves and can write; if not, why."""
+    return readiness.of(total(board.read()), time.time())
+
+
 def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
     """What an operator asks first, for JSON: sizes in bytes, times in seconds."""
     now = _now(clock)
     pages = board.read()
     totals = total(pages)
-    ready, why = readiness.of(totals, now)
+    is_ready, why = readiness.of(totals, now)
     hits = totals.value(families.ACTION_LOOKUPS, "hit")
     lookups = hits + totals.value(families.ACTION_LOOKUPS, "miss")
     started = totals.value(families.STARTED_AT)
@@ -60,7 +65,7 @@ def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
         codes[code] = codes.get(code, 0) + int(numbers[0])
     return {
         "version": _version("cas-cache"),
-        "ready": ready,
+        "ready": is_ready,
         "reason": why,
         "started_at": started or None,
         "uptime": round(now - started, 1) if started else None,
@@ -113,13 +118,13 @@ def _everything(pages: Sequence[Page], now: float) -> list[Metric]:
         return {(page.role, str(page.number)): [seen[place]] for page, seen in observed}
 
     build = (_version("cas-cache"), platform.python_version(), _version("grpcio"), _version("lmdb"))
-    ready, _ = readiness.of(totals, now)
+    is_ready, _ = readiness.of(totals, now)
     return [
         *metrics,
         _metric(families.CPU_SECONDS, of_each(0)),
         _metric(families.RESIDENT_BYTES, of_each(1)),
         _metric(families.OPEN_FDS, of_each(2)),
-        _metric(families.READY, {(): [float(ready)]}),
+        _metric(families.READY, {(): [float(is_ready)]}),
         _metric(families.BUILD, {build: [1.0]}),
     ]
 

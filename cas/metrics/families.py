@@ -85,14 +85,20 @@ ACTION_LOOKUPS = Family(
 READ_SIZES = Family(
     "cas_blob_read_bytes",
     "histogram",
-    "Size of the blobs read, parts counted as the whole blob.",
+    "Size of the blobs read one by one, parts counted as the whole blob.",
     bounds=_SIZES,
+)
+BATCH_READS = Family(
+    "cas_batch_read_blobs_total", "counter", "Blobs in the index that batches have read."
 )
 WRITTEN_SIZES = Family(
     "cas_blob_written_bytes",
     "histogram",
-    "Size of the blobs committed.",
+    "Size of the blobs committed one by one.",
     bounds=_SIZES,
+)
+BATCH_WRITES = Family(
+    "cas_batch_written_blobs_total", "counter", "Blobs that came in batches and were committed."
 )
 UPLOADS_OPEN = Family("cas_uploads_open", "gauge", "Uploads that are being received.")
 UPLOADS = Family(
@@ -204,7 +210,8 @@ STARTED_AT = Family(
 
 COUNTED: tuple[Family, ...] = (
     REQUESTS, REQUEST_SECONDS, RECEIVED_BYTES, SENT_BYTES,
-    ACTION_LOOKUPS, READ_SIZES, WRITTEN_SIZES, UPLOADS_OPEN, UPLOADS, UPLOADS_EXPIRED,
+    ACTION_LOOKUPS, READ_SIZES, BATCH_READS, WRITTEN_SIZES, BATCH_WRITES,
+    UPLOADS_OPEN, UPLOADS, UPLOADS_EXPIRED,
     COMMIT_WRITES, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_FAILED_AT, COMMIT_DONE_AT,
     STORE_USED_BYTES, STORE_LIMIT_BYTES, STORE_ENTRIES, DISK_FREE_BYTES, STORE_FULL,
     EVICTED, EVICTED_BYTES, EVICTED_AGE,

@@ -202,7 +202,7 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - every waiter must hear of it
             self._fail_all(ready, error)
             return
-        self._counts.done(len(ready), changes.blobs)
+        self._counts.done([work.blobs for work in ready])
         if known:
             self._remove_copies(ready, known)
         if self._batch:

@@ -6,7 +6,7 @@ Rule: instruments only, made once for each process; what they are for is `cas.me
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from cas.errors import CasError, NoSpace
 from cas.index.lmdb import NewBlob
@@ -17,18 +17,20 @@ from cas.metrics.instruments import Metrics
 class ReadCounts:
     """Reads and lookups."""
 
-    __slots__ = ("_hits", "_misses", "_sizes")
+    __slots__ = ("_batches", "_hits", "_misses", "_sizes")
 
     def __init__(self, metrics: Metrics) -> None:
         self._hits = metrics.counter(families.ACTION_LOOKUPS, "hit")
         self._misses = metrics.counter(families.ACTION_LOOKUPS, "miss")
         self._sizes = metrics.histogram(families.READ_SIZES)
+        self._batches = metrics.counter(families.BATCH_READS)
 
     def read(self, size: int) -> None:
         self._sizes.observe(size)
 
-    def read_many(self, blobs: Collection[bytes]) -> None:
-        self._sizes.observe_all(list(map(len, blobs)))
+    def read_batch(self, count: int) -> None:
+        # Not their sizes: to look at each would cost as much as the rest of the counting.
+        self._batches.add(count)
 
     def looked_up(self, *, hit: bool) -> None:
         (self._hits if hit else self._misses).add()
@@ -52,6 +54,7 @@ class CommitCounts:
     def __init__(self, metrics: Metrics) -> None:
         self._writes = metrics.histogram(families.COMMIT_WRITES)
         self._sizes = metrics.histogram(families.WRITTEN_SIZES)
+        self._batches = metrics.counter(families.BATCH_WRITES)
         self._files = metrics.histogram(families.COMMIT_SECONDS, "files")
         self._index = metrics.histogram(families.COMMIT_SECONDS, "index")
         self._no_space = metrics.counter(families.COMMIT_FAILURES, "no_space")
@@ -68,11 +71,16 @@ class CommitCounts:
         self._files.observe(now - self._step)
         self._step = now
 
-    def done(self, works: int, blobs: Sequence[NewBlob]) -> None:
-        """A transaction with so many works is over; `blobs` are all that they entered."""
+    def done(self, writes: Sequence[Sequence[NewBlob]]) -> None:
+        """A transaction is over; `writes` are the blobs that each of its writes entered."""
         self._index.observe(time.monotonic() - self._step)
-        self._writes.observe(works)
-        self._sizes.observe_all([b.stored if b.data is None else len(b.data) for b in blobs])
+        self._writes.observe(len(writes))
+        for blobs in writes:
+            if len(blobs) == 1:
+                (blob,) = blobs
+                self._sizes.observe(blob.stored if blob.data is None else len(blob.data))
+            elif blobs:
+                self._batches.add(len(blobs))
         self._done_at.set(time.time())
 
     def failed(self, error: Exception) -> None:

@@ -182,7 +182,7 @@ class LocalStore:
     def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
         found = self._index.inline_many(keys)
         self._touch(found.keys())
-        self._counts.read_many(found.values())
+        self._counts.read_batch(len(found))
         return found
 
     def open(self, digest: Digest, /) -> FileBlob | BytesBlob:

@@ -57,7 +57,11 @@ def test_blobs_written_and_read(store: LocalStore, metrics: Metrics) -> None:
     store.open(large).close()
     assert numbers(metrics, families.READ_SIZES) == expected
     assert len(store.read_small_many([small.key, large.key])) == 1
-    assert value(metrics, families.READ_SIZES) == 3
+    assert seen(metrics, (families.READ_SIZES,), (families.BATCH_READS,)) == [2, 1]
+    batch = [(digests.of(data), data) for data in (b"a", b"b", LARGE[1:])]
+    for pending in store.put(batch):
+        pending.wait(30)
+    assert seen(metrics, (families.WRITTEN_SIZES,), (families.BATCH_WRITES,)) == [3, 2]
 
 
 def test_commits(store: LocalStore, metrics: Metrics, clock: Clock) -> None:
