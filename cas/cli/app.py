@@ -12,15 +12,44 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from cas.cli import fsck, reindex, scrub, serve, stat
+from cas.cli import (
+    completion,
+    fsck,
+    get,
+    has,
+    pull,
+    push,
+    put,
+    reindex,
+    restore,
+    save,
+    scrub,
+    serve,
+    stat,
+)
 from cas.config import suggestion
 from cas.errors import CasError, ConfigError
+
+EPILOG = """\
+A server:           cas serve --dir /srv/cas
+A file there:       cas put --remote grpc://127.0.0.1:8980 FILE, and back: cas get DIGEST -o FILE
+A directory:        cas push DIR, and back: cas pull DIGEST DIR
+Between CI jobs:    cas restore KEY --fallback PREFIX, and at the end: cas save KEY PATH...
+
+The commands of the client take the remote from CAS_REMOTE as well, and work with any server that
+speaks the Remote Execution API or Bazel's HTTP cache protocol. `cas COMMAND --help` tells more.
+"""
 
 DISTRIBUTION = "cas-cache"
 """The project's name where packages are installed from."""
 
-COMMANDS = (serve, stat, scrub, fsck, reindex)
-"""Each has `add(commands)`, which adds its parser and sets ``run``."""
+COMMANDS = (
+    *(serve, stat, scrub, fsck, reindex),
+    *(put, get, has, push, pull, save, restore),
+    completion,
+)
+"""Of the server and its store, of the client, and for the shell.  Each has `add(commands)`, which
+adds its parser and sets ``run``."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,15 +100,24 @@ def guarded(run: Callable[[], int]) -> int:
         return _fail(f"{where}{error.strerror or error}", 1)
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
     parser = Parser(
-        prog="cas", description="A content-addressable blob store and remote build cache."
+        prog="cas",
+        description="A content-addressable blob store and remote build cache: the server, the "
+        "care of its store, and a client.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
-    options, unknown = parser.parse_known_args(arguments)
+    return parser
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    options, unknown = parser().parse_known_args(arguments)
     if unknown:
         # An unknown option's value is unknown too, and may come first.
         first = next((word for word in unknown if word.startswith("-")), unknown[0])

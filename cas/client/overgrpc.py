@@ -24,9 +24,10 @@ from cas.client.errors import (
     Unavailable,
     Unsupported,
 )
+from cas.client.names import digest_of, message_of
 from cas.client.remote import Remote
 from cas.client.wire import Offer, Pull
-from cas.digest import Digest, parse
+from cas.digest import Digest
 from cas.errors import CasError, InvalidArgument, LimitExceeded, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as bs
 from cas.pb import remote_execution_pb2 as pb
@@ -283,14 +284,6 @@ class GrpcWire:
 
     async def close(self) -> None:
         await self._channel.close()
-
-
-def message_of(digest: Digest) -> pb.Digest:
-    return pb.Digest(hash=digest.hex, size_bytes=digest.size)
-
-
-def digest_of(message: pb.Digest) -> Digest:
-    return parse(message.hash, message.size_bytes)
 
 
 def write_head(name: str) -> bytes:
