@@ -27,13 +27,15 @@ STEP = 1 << 20
 """Serials by which the file grows: 4 MiB, allocated at once, so that storing into the map
 can never find the disk full (the system would end the process)."""
 
+_WIDTH = 4
+
+STEP_BYTES = STEP * _WIDTH
+
 PAGE = 1024
 """Serials in a page of the file: what a hole is made of."""
 
 CHUNK = 1 << 18
 """Most serials that `UseTimes.chunks` gives at a time."""
-
-_WIDTH = 4
 
 
 class UseTimes:

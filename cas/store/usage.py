@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cas.index.lmdb import Index
+from cas.index.uses import STEP_BYTES
 from cas.store.files import entries
 from cas.store.layout import Layout
 from cas.store.space import Space
@@ -87,13 +88,15 @@ class Meter:
         totals = self._index.totals()
         disk = os.statvfs(self._layout.root)
         free = disk.f_bavail * disk.f_frsize
-        fixed = totals.file_bytes + totals.uses_bytes + staged + self._rest
+        # The first step of last-use times comes with the first entry.
+        times = max(totals.uses_bytes, STEP_BYTES)
+        fixed = totals.file_bytes + times + staged + self._rest
         used = fixed + index_charge(totals.live_bytes)
         on_disk = fixed + totals.disk_bytes
         limit = on_disk + free - self._limits.disk_reserve
         if self._limits.max_size is not None:
             limit = min(limit, self._limits.max_size)
-        most = limit - self._rest - index_charge(0)
+        most = limit - self._rest - times - index_charge(0)
         self._space.publish(limit - max(used, on_disk), most, before)
         return Usage(limit, used, on_disk, free, totals.entries, max(0, on_disk - used))
 
