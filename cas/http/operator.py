@@ -6,13 +6,13 @@ Rule: answers of what `cas.metrics` says, made on a helper thread; nothing of th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from http import HTTPStatus
 
 from aiohttp.web import BaseRequest
 
 from cas.http.answers import JSON, TEXT, Answer
 from cas.http.runtime import LoopRuntime
+from cas.http.service import Page
 from cas.metrics import exposition
 from cas.metrics.board import Board
 
@@ -20,7 +20,7 @@ _FRESH = b"Cache-Control: no-store\r\n"
 _EXPOSITION = f"Content-Type: {exposition.CONTENT_TYPE}\r\n".encode()
 
 
-def pages(board: Board, runtime: LoopRuntime) -> dict[str, Callable[[BaseRequest], object]]:
+def pages(board: Board, runtime: LoopRuntime) -> dict[str, Page]:
     """By path.  `/healthz` is answered by whoever lives; `/readyz` is 503 while the server
     cannot write, and says why."""
 

@@ -19,8 +19,10 @@ from cas.errors import LimitExceeded
 from cas.http import actions, blobs, values, webdav
 from cas.http.answers import Answer, refusal
 from cas.http.context import Context, Reply
+from cas.http.counts import Counted, Counts
 from cas.http.paths import Kind, Target, parse
 from cas.http.status import Refused, of
+from cas.metrics.instruments import Metrics
 
 Handler = Callable[[Context, BaseRequest, Target], Awaitable[Reply]]
 
@@ -62,9 +64,16 @@ log = logging.getLogger("cas.http")
 class Service:
     """What an HTTP server calls for each request."""
 
-    def __init__(self, context: Context, pages: Mapping[str, Page] | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        pages: Mapping[str, Page] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         """`pages` maps fixed paths to what answers GET and HEAD of them."""
         self._context = context
+        methods = {method for row in ROUTES.values() for method in row}
+        self._counts = Counts(metrics or Metrics(), [*methods, "OPTIONS"])
         self._pages = pages or {}
         self.busy: set[RequestHandler] = set()
         """Connections whose requests are being served, until their answers have been sent."""
@@ -76,10 +85,13 @@ class Service:
     async def __call__(self, request: BaseRequest) -> StreamResponse:
         connection = request.protocol
         self.busy.add(connection)
+        counted = Counted()
         try:
-            reply = await self._guarded(request)
+            reply = await self._guarded(request, counted)
             keep_alive = request.keep_alive and not self.draining
+            counted.reply = reply
             await reply.send(request, keep_alive=keep_alive)
+            counted.sent = True
         except TimeoutError:
             # Only the sending has no answer of its own to that.
             raise ConnectionAbortedError("the client takes nothing") from None
@@ -89,20 +101,21 @@ class Service:
             raise
         finally:
             self.busy.discard(connection)
+            self._counts.ended(request, counted)
             if self.draining and not self.busy:
                 self.drained.set()
         return cast(StreamResponse, _KEPT if keep_alive else _CLOSED)
 
-    async def _guarded(self, request: BaseRequest) -> Reply:
+    async def _guarded(self, request: BaseRequest, counted: Counted) -> Reply:
         """The answer, whatever happens; but ConnectionError where nobody is there to get it."""
         try:
-            return await self._reply(request)
+            return await self._reply(request, counted)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
             return refusal(*of(error))
 
-    async def _reply(self, request: BaseRequest) -> Reply:
+    async def _reply(self, request: BaseRequest, counted: Counted) -> Reply:
         if len(self.busy) > self._context.limits.max_requests:
             raise LimitExceeded(
                 f"{len(self.busy)} requests are served, the limit (max_concurrent_calls) is "
@@ -117,6 +130,7 @@ class Service:
         if raw == "*" and method == "OPTIONS":
             return Answer(204, _options(sorted({m for row in ROUTES.values() for m in row})))
         target = parse(raw)
+        counted.instance = target.instance
         handlers = ROUTES[target.kind]
         handler = handlers.get(method)
         # Here, with target.instance and whether the method is one of WRITES, is decided who

@@ -116,7 +116,7 @@ class Requests:
     def ended(
         self, code: Code | str | None, instance: str, seconds: float, received: int, sent: int
     ) -> None:
-        """One request has ended, with `code`, None for OK, after `seconds`, in which so many
+        """One request has ended, with `code`, None for gRPC's OK, after `seconds`, in which so many
         bytes were `received` and `sent`."""
         numbers = self._numbers
         slot = self._ok.get(instance) if code is None else self._others.get((code, instance))
@@ -135,7 +135,8 @@ class Requests:
     def _enter(self, code: Code | str | None, instance: str) -> int:
         name = "OK" if code is None else code if isinstance(code, str) else code.name
         # A name counts apart once something went well under it: guesses do not.
-        known = self._metrics.knows_instance(instance, enter=code is None)
+        success = code is None or (isinstance(code, str) and code.startswith("2"))
+        known = self._metrics.knows_instance(instance, enter=success)
         labels = (self.protocol, self.method, name, instance if known else OTHER)
         slot = self._metrics.sheet.slot(families.REQUESTS, labels)
         if known and code is None:

@@ -11,10 +11,12 @@ import contextlib
 import sys
 
 from cas.config import Config
+from cas.http import operator
 from cas.http.context import Context, HttpLimits
 from cas.http.runtime import LoopRuntime
 from cas.http.server import HttpServer
 from cas.http.service import Service
+from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
 from cas.server import listen, process
 from cas.server.link import Link
@@ -33,7 +35,8 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         def service(loop: asyncio.AbstractEventLoop) -> Service:
             runtime = LoopRuntime(loop, config.helper_threads)
             opened.callback(runtime.close)
-            return Service(Context(store, runtime, _limits(config)))
+            operators = operator.pages(Board(task.board), runtime)
+            return Service(Context(store, runtime, _limits(config)), operators, metrics)
 
         server = HttpServer(service)
         for address in task.addresses:

@@ -14,11 +14,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cas.http import operator
 from cas.http.bodies import Pace
 from cas.http.context import Context, HttpLimits
 from cas.http.runtime import LoopRuntime
 from cas.http.server import HttpServer
 from cas.http.service import Page, Service
+from cas.metrics.board import Board
+from cas.metrics.instruments import Metrics
 from cas.store.directory import prepare
 from cas.store.interface import BlobStore
 from cas.store.local import StoreOptions, open_store
@@ -107,6 +110,8 @@ def serving(
     *,
     limits: HttpLimits | None = None,
     pages: Mapping[str, Page] | None = None,
+    board: Board | None = None,
+    metrics: Metrics | None = None,
     idle_seconds: float = 60.0,
 ) -> Iterator[Served]:
     limits = limits or HttpLimits(max_blob_size=MAX_BLOB, max_message_size=MAX_MESSAGE)
@@ -114,7 +119,8 @@ def serving(
 
     def handler(loop: object) -> Service:
         runtimes.append(LoopRuntime(loop, 4))  # type: ignore[arg-type]
-        return Service(Context(store, runtimes[0], limits), pages)
+        shown = pages if board is None else operator.pages(board, runtimes[0])
+        return Service(Context(store, runtimes[0], limits), shown, metrics)
 
     server = HttpServer(handler, idle_seconds=idle_seconds)
     bound = socket.socket()

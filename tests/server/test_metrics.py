@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -88,3 +90,26 @@ def test_health_is_in_step_with_whether_the_store_takes_writes(start: Start) -> 
         )
         text = exposition.render(seen).decode()
         assert 'method="Health/Check"' in text
+
+
+def test_the_http_front_shows_what_all_processes_count(start: Start) -> None:
+    server = start("--http", "127.0.0.1:0")
+    with channel(server) as connection:
+        health(connection)
+
+    def get(path: str) -> tuple[int, str]:
+        client = http.client.HTTPConnection(server.http, timeout=PATIENCE)
+        with closing(client):
+            client.request("GET", path)
+            answer = client.getresponse()
+            return answer.status, answer.read().decode()
+
+    until(lambda: get("/readyz")[0] == 200, "the server is ready")
+    status, text = get("/metrics")
+    assert status == 200
+    labels = 'code="OK",instance_name="",method="Health/Check",protocol="grpc"'
+    assert f"cas_requests_total{{{labels}}} 1.0\n" in text
+    assert 'code="200",instance_name="",method="GET",protocol="http"' in text
+    told = json.loads(get("/status")[1])
+    assert told["ready"]
+    assert {"supervisor", "grpc", "http"} <= {at["role"] for at in told["processes"]}
