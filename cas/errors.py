@@ -38,6 +38,14 @@ class NotFound(CasError):
     """No such blob, action result or upload."""
 
 
+class Unauthenticated(CasError):
+    """Who calls is not known: credentials are wrong, or absent where they are needed."""
+
+
+class PermissionDenied(CasError):
+    """Who calls is known, and may not do this."""
+
+
 class UploadSuperseded(CasError):
     """A later stream took over this upload name; this one must stop."""
 
