@@ -12,10 +12,10 @@ PYTHON ?= $(shell config/python)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup serve test lint format bench clients lock
+.PHONY: help setup serve test lint format bench clients prometheus lock
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Set up .venv: locked dependencies, the project itself, generated modules.
 
@@ -41,6 +41,10 @@ bench: setup ## Benchmarks; ARGS=--help tells which.
 clients: setup ## Install real clients, drive them against a server; CLIENTS='…' picks.
 	tests/clients/setup
 	tests/clients/run $(ARGS)
+
+prometheus: setup ## promtool and a real Prometheus against a loaded server.
+	tests/prometheus/setup
+	tests/prometheus/run
 
 lock: setup ## Take the newest versions that pyproject.toml allows into requirements.lock.
 	$(PIP) install --quiet 'uv>=0.5,<1'

@@ -82,6 +82,12 @@ ACTION_LOOKUPS = Family(
     "Action results asked for: hit, or miss (absent, or lacking a blob).",
     ("result",),
 )
+VALUE_LOOKUPS = Family(
+    "cas_value_lookups_total",
+    "counter",
+    "Values of ccache, Gradle and their like asked for: hit or miss.",
+    ("result",),
+)
 READ_SIZES = Family(
     "cas_blob_read_bytes",
     "histogram",
@@ -210,7 +216,7 @@ STARTED_AT = Family(
 
 COUNTED: tuple[Family, ...] = (
     REQUESTS, REQUEST_SECONDS, RECEIVED_BYTES, SENT_BYTES,
-    ACTION_LOOKUPS, READ_SIZES, BATCH_READS, WRITTEN_SIZES, BATCH_WRITES,
+    ACTION_LOOKUPS, VALUE_LOOKUPS, READ_SIZES, BATCH_READS, WRITTEN_SIZES, BATCH_WRITES,
     UPLOADS_OPEN, UPLOADS, UPLOADS_EXPIRED,
     COMMIT_WRITES, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_FAILED_AT, COMMIT_DONE_AT,
     STORE_USED_BYTES, STORE_LIMIT_BYTES, STORE_ENTRIES, DISK_FREE_BYTES, STORE_FULL,

@@ -17,11 +17,13 @@ from cas.metrics.instruments import Metrics
 class ReadCounts:
     """Reads and lookups."""
 
-    __slots__ = ("_batches", "_hits", "_misses", "_sizes")
+    __slots__ = ("_batches", "_hits", "_misses", "_sizes", "_value_hits", "_value_misses")
 
     def __init__(self, metrics: Metrics) -> None:
         self._hits = metrics.counter(families.ACTION_LOOKUPS, "hit")
         self._misses = metrics.counter(families.ACTION_LOOKUPS, "miss")
+        self._value_hits = metrics.counter(families.VALUE_LOOKUPS, "hit")
+        self._value_misses = metrics.counter(families.VALUE_LOOKUPS, "miss")
         self._sizes = metrics.histogram(families.READ_SIZES)
         self._batches = metrics.counter(families.BATCH_READS)
 
@@ -34,6 +36,9 @@ class ReadCounts:
 
     def looked_up(self, *, hit: bool) -> None:
         (self._hits if hit else self._misses).add()
+
+    def looked_up_value(self, *, hit: bool) -> None:
+        (self._value_hits if hit else self._value_misses).add()
 
 
 class UploadCounts:

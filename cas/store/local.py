@@ -169,6 +169,8 @@ class LocalStore:
             return None
         key, data = found
         self._touched.add(key)
+        if data is not None:
+            self._counts.read(len(data))
         return Found(digests.from_key(key), data)
 
     def read_small(self, digest: Digest, /) -> bytes | None:
@@ -254,6 +256,7 @@ class LocalStore:
     def value(self, namespace: str, key: str, /) -> Value | None:
         entry = value_key(namespace, key)
         found, complete = self._index.complete_action(entry)
+        self._counts.looked_up_value(hit=complete)
         if found is None:
             return None
         if not complete:

@@ -16,7 +16,7 @@ from cas.metrics import families
 from cas.metrics.families import Family
 from cas.metrics.instruments import Metrics
 from cas.store.directory import prepare
-from cas.store.interface import NewAction
+from cas.store.interface import NewAction, NewValue
 from cas.store.local import LocalStore, open_store
 from tests.metrics.reading import numbers, value
 from tests.store.conftest import Clock
@@ -56,8 +56,11 @@ def test_blobs_written_and_read(store: LocalStore, metrics: Metrics) -> None:
     assert store.read_small(large) is None
     store.open(large).close()
     assert numbers(metrics, families.READ_SIZES) == expected
+    found = store.look_up(small.key[:33])
+    assert found is not None
+    assert value(metrics, families.READ_SIZES) == 3
     assert len(store.read_small_many([small.key, large.key])) == 1
-    assert seen(metrics, (families.READ_SIZES,), (families.BATCH_READS,)) == [2, 1]
+    assert seen(metrics, (families.READ_SIZES,), (families.BATCH_READS,)) == [3, 1]
     batch = [(digests.of(data), data) for data in (b"a", b"b", LARGE[1:])]
     for pending in store.put(batch):
         pending.wait(30)
@@ -130,3 +133,12 @@ def test_action_results(store: LocalStore, metrics: Metrics, clock: Clock) -> No
     store.put_action("", missing, NewAction(b"unread trees", [blob.key], False)).wait(30)
     assert store.action("", missing) is not None
     assert seen(metrics, *looked_up) == [1, 2]
+
+
+def test_values(store: LocalStore, metrics: Metrics) -> None:
+    looked_up = [(families.VALUE_LOOKUPS, each) for each in ("hit", "miss")]
+    assert store.value("some", "key") is None
+    assert seen(metrics, *looked_up) == [0, 1]
+    store.put_value("some", "key", NewValue(digests.of(SMALL), SMALL)).wait(30)
+    assert store.value("some", "key") is not None
+    assert seen(metrics, *looked_up) == [1, 1]
