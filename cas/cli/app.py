@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 from cas.cli import (
     completion,
+    doctor,
     fsck,
     get,
+    gocacheprog,
     has,
     pull,
     push,
@@ -45,7 +47,7 @@ DISTRIBUTION = "cas-cache"
 
 COMMANDS = (
     *(serve, stat, scrub, fsck, reindex),
-    *(put, get, has, push, pull, save, restore),
+    *(put, get, has, push, pull, save, restore, gocacheprog, doctor),
     completion,
 )
 """Of the server and its store, of the client, and for the shell.  Each has `add(commands)`, which

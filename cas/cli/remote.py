@@ -100,15 +100,13 @@ def execute(
 
     from cas.client.client import AsyncClient
 
-    url = options.remote_remote or environ.get("CAS_REMOTE")
-    if not url:
-        raise ConfigError("no remote; give --remote URL or set CAS_REMOTE, say to grpc://HOST:PORT")
+    where = url(options, environ)
     credentials = read_credentials(options, environ)
     # Describing a tree makes hundreds of thousands of objects that all live until the end.
     gc.set_threshold(200_000, 50, 50)
 
     async def run() -> int:
-        async with AsyncClient(url, credentials, zstd=not options.no_compression) as client:
+        async with AsyncClient(where, credentials, zstd=not options.no_compression) as client:
             return await work(client)
 
     try:
@@ -116,7 +114,15 @@ def execute(
     except KeyboardInterrupt:
         return INTERRUPTED
     except CasError as error:
-        raise explained(error, url) from None
+        raise explained(error, where) from None
+
+
+def url(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """The remote's URL; raises ConfigError if nobody gave one."""
+    given = options.remote_remote or environ.get("CAS_REMOTE")
+    if not given:
+        raise ConfigError("no remote; give --remote URL or set CAS_REMOTE, say to grpc://HOST:PORT")
+    return str(given)
 
 
 def explained(error: CasError, url: str) -> CasError:

@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import termios
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cas.cli import display, main
+from cas.cli import app, display, main
 from cas.client.progress import Progress
 from tests.client import trees
 from tests.conformance.serving import Server
@@ -236,3 +237,42 @@ def test_progress_on_a_terminal_is_a_bar(cas: Run, tmp_path: Path) -> None:
     assert ended.stdout.decode().strip().endswith(f"/{30 << 20}")
     assert "putting:" in shown
     assert "files" in shown
+
+
+def test_doctor(cas: Run) -> None:
+    assert cas("doctor", "--mib", "1") == 0
+    assert "ok       round trip:" in cas.out
+    assert cas.out.splitlines()[-1].startswith("all is well with grpc://")
+    said = cas.json("doctor", "--remote", "grpc://127.0.0.1:1")
+    assert said["well"] is False
+    assert said["checks"][0]["advice"]
+
+
+def test_gocacheprog_speaks_first_and_ends_with_its_input(cas: Run) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "cas", "gocacheprog", "--verbose"],
+        cwd=ROOT,
+        input='{"ID":1,"Command":"get","ActionID":"AAAA"}\n{"ID":2,"Command":"close"}\n',
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert lines == [
+        {"ID": 0, "KnownCommands": ["get", "put", "close"]},
+        {"ID": 1, "Miss": True},
+        {"ID": 2},
+    ]
+    assert "1 asked, 0 here, 0 from the remote" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "file", ["github-actions.yml", "gitlab-ci.yml", "buildkite.yml", "Jenkinsfile", "README.md"]
+)
+def test_examples_use_options_that_exist(file: str) -> None:
+    text = (ROOT / "deploy" / "ci" / file).read_text()
+    assert "cas restore" in text
+    assert "cas save" in text
+    known = app.parser().parse_args(["restore", "key"]).flags
+    assert {"--key-files", "--fallback"} <= set(re.findall(r"--[a-z-]+", text)) <= set(known)

@@ -100,6 +100,8 @@ class HttpCache:
 
     ranges: bool = True
     authorization: str = ""
+    read_only: bool = False
+    date: str = ""
     fail: int = 0
     """So many requests are answered 503 first."""
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -112,12 +114,14 @@ class HttpCache:
             return web.Response(status=503, text="busy")
         if self.authorization and request.headers.get("Authorization") != self.authorization:
             return web.Response(status=401, text="who are you?")
+        if self.read_only and request.method == "PUT":
+            return web.Response(status=403, text="read only")
         if request.method == "PUT":
             self.blobs[request.path] = await request.read()
             return web.Response()
         data = self.blobs.get(request.path)
         if data is None:
-            return web.Response(status=404)
+            return web.Response(status=404, headers={"Date": self.date} if self.date else None)
         wanted = request.headers.get("Range") if self.ranges else None
         if wanted:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
