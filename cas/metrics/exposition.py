@@ -94,8 +94,8 @@ def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
             "evicted_bytes": int(totals.value(families.EVICTED_BYTES)),
         },
         "scrub": {
-            "checked_blobs": int(totals.value(families.SCRUBBED)),
-            "bad_blobs": int(totals.value(families.SCRUB_BAD)),
+            "checked_entries": int(totals.value(families.SCRUBBED)),
+            "bad_entries": int(totals.value(families.SCRUB_BAD)),
             "completed_at": totals.value(families.SCRUBBED_AT) or None,
         },
     }

@@ -179,13 +179,13 @@ EVICTED_AGE = Family(
 # --- scrub
 
 SCRUBBED = Family(
-    "cas_scrub_checked_blobs_total", "counter", "Blobs whose bytes the scrub has hashed again."
+    "cas_scrub_checked_entries_total", "counter", "Entries that the scrub has read again."
 )
 SCRUBBED_BYTES = Family(
-    "cas_scrub_checked_bytes_total", "counter", "Bytes that the scrub has hashed again."
+    "cas_scrub_checked_bytes_total", "counter", "Bytes that the scrub has read and hashed."
 )
 SCRUB_BAD = Family(
-    "cas_scrub_bad_blobs_total", "counter", "Blobs that the scrub found damaged or gone."
+    "cas_scrub_bad_entries_total", "counter", "Entries that the scrub found damaged, and dropped."
 )
 SCRUBBED_AT = Family(
     "cas_scrub_completed_timestamp_seconds",

@@ -40,7 +40,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         meter = Meter(layout, index, space, stores.size_limits(config))
         options = stores.janitor_options(config)
         janitor = Janitor(layout, index, files, space, meter, options, metrics=metrics)
-        scrub = _scrub(config, layout, index, files)
+        scrub = _scrub(config, layout, index, files, metrics)
 
         link.tell(Event(READY))
         beat_due = 0.0
@@ -54,10 +54,12 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
                     scrub.step()
 
 
-def _scrub(config: Config, layout: Layout, index: Index, files: Files) -> PacedScrub | None:
+def _scrub(
+    config: Config, layout: Layout, index: Index, files: Files, metrics: Metrics
+) -> PacedScrub | None:
     if not config.scrub_period:
         return None
-    return PacedScrub(layout, index, files, config.scrub_period)
+    return PacedScrub(layout, index, files, config.scrub_period, metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -97,3 +97,23 @@ class CommitCounts:
         else:
             self._errors.add()
         self._failed_at.set(time.time())
+
+
+class ScrubCounts:
+    """What the scrub has read."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._entries = metrics.counter(families.SCRUBBED)
+        self._bytes = metrics.counter(families.SCRUBBED_BYTES)
+        self._bad = metrics.counter(families.SCRUB_BAD)
+        self._over_at = metrics.gauge(families.SCRUBBED_AT)
+
+    def took(self, size: int, *, ends: bool, bad: bool) -> None:
+        """`size` bytes of an entry, which ends with them or goes on."""
+        self._bytes.add(size)
+        if ends:
+            self._entries.add()
+            self._bad.add(bad)
+
+    def round_is_over(self, now: float) -> None:
+        self._over_at.set(now)

@@ -314,6 +314,7 @@ class Janitor:
             if ours and self._files.names(found.path, fd):
                 self._files.remove(found.path)
                 done.uploads += 1
+                self._counts.expired()
                 done.bytes += found.bytes
         finally:
             self._files.close(fd)
@@ -422,6 +423,7 @@ class _Counts:
         self._actions = metrics.counter(families.EVICTED, "action")
         self._bytes = metrics.counter(families.EVICTED_BYTES)
         self._ages = metrics.histogram(families.EVICTED_AGE)
+        self._uploads = metrics.counter(families.UPLOADS_EXPIRED)
 
     def saw(self, usage: Usage, *, stuck: bool) -> None:
         self._used.set(usage.on_disk)
@@ -436,6 +438,9 @@ class _Counts:
         self._blobs.add(len(removed) - actions)
         self._bytes.add(sum(_freed(record) for _, record in removed))
         self._ages.observe_all(ages)
+
+    def expired(self) -> None:
+        self._uploads.add()
 
     def actions(self, dropped: int) -> None:
         self._actions.add(dropped)

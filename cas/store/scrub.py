@@ -23,7 +23,9 @@ from cas.index import upkeep
 from cas.index.lmdb import Index
 from cas.index.records import FILE, INLINE, VALUE, Record, cut_action, cut_value
 from cas.index.upkeep import Mending, Row
+from cas.metrics.instruments import Metrics
 from cas.store.adopt import BAD_MEDIUM, READ_BYTES, check_stored, verify_bytes
+from cas.store.counts import ScrubCounts
 from cas.store.files import Files
 from cas.store.layout import Layout
 from cas.store.quarantine import Quarantine, describe
@@ -162,9 +164,11 @@ class PacedScrub:
         *,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
         """`period` is seconds.  `clock` is the time of day, which outlives a restart."""
         self.totals = Totals()
+        self._counts = ScrubCounts(metrics or Metrics())
         self._layout = layout
         self._index = index
         self._files = files
@@ -217,6 +221,7 @@ class PacedScrub:
                 extra={"since_start": {"entries": self.totals.entries, "bad": self.totals.bad}},
             )
             self.totals.rounds += 1
+            self._counts.round_is_over(self._clock())
             # The next round begins when this one was to end; at once if it came late.
             self._started = min(now, self._started + self._period)
             if now - self._started >= self._period:
@@ -225,6 +230,7 @@ class PacedScrub:
             self._pieces = walk(self._layout, self._index, self._files)
             self.save()
             return
+        self._counts.took(piece.bytes, ends=piece.ends, bad=bool(piece.bad))
         self.totals.bytes += piece.bytes
         if piece.ends:
             self._after = piece.key

@@ -16,8 +16,12 @@ from cas.metrics import families
 from cas.metrics.families import Family
 from cas.metrics.instruments import Metrics
 from cas.store.directory import prepare
+from cas.store.files import Files
 from cas.store.interface import NewAction, NewValue
+from cas.store.layout import Layout
 from cas.store.local import LocalStore, open_store
+from cas.store.opening import open_index
+from cas.store.scrub import PacedScrub
 from tests.metrics.reading import numbers, value
 from tests.store.conftest import Clock
 
@@ -142,3 +146,33 @@ def test_values(store: LocalStore, metrics: Metrics) -> None:
     store.put_value("some", "key", NewValue(digests.of(SMALL), SMALL)).wait(30)
     assert store.value("some", "key") is not None
     assert seen(metrics, *looked_up) == [1, 1]
+
+
+def test_a_scrub(tmp_path: Path, metrics: Metrics, clock: Clock) -> None:
+    layout = Layout(tmp_path / "store")
+    prepare(layout.root).close()
+    with closing(open_store(layout.root, clock=clock)) as store:
+        put(store, SMALL)
+        large = put(store, LARGE)
+    (path,) = [at for at in layout.root.glob("blobs/*/*/*") if at.name.startswith(large.hex)]
+    path.write_bytes(bytes(len(LARGE)))
+    with closing(open_index(layout, Files())) as index:
+        seconds = 0.0
+        scrub = PacedScrub(
+            layout,
+            index,
+            Files(),
+            100.0,
+            clock=clock,
+            timer=lambda: seconds,
+            metrics=metrics,
+        )
+        clock.now += 1000
+        for _ in range(10):
+            seconds += 10
+            scrub.step()
+    entries = value(metrics, families.SCRUBBED)
+    assert entries >= 3, "the empty blob and the two, perhaps again"
+    assert value(metrics, families.SCRUBBED_BYTES) >= len(SMALL) + len(LARGE)
+    assert value(metrics, families.SCRUB_BAD) == 1
+    assert value(metrics, families.SCRUBBED_AT) == clock.now

@@ -28,6 +28,7 @@ from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.pending import Pending
 from cas.store.space import Space
 from cas.store.usage import Meter, SizeLimits, staging
+from tests.metrics.reading import value
 from tests.store.conftest import Clock
 
 MIB = 1 << 20
@@ -322,6 +323,7 @@ def test_uploads_expire(house: House, caplog: pytest.LogCaptureFixture) -> None:
     assert [f.path for f in staging(house.layout)] == [house.layout.upload("living")]
     assert not os.path.exists(copy)
     assert [r for r in caplog.records if "nobody went on with" in r.message]
+    assert value(house.metrics, families.UPLOADS_EXPIRED) == 2
     living.discard()
 
 
