@@ -93,7 +93,8 @@ class Uploads:
         if offset == 0:
             digests.check_size(digest, len(data))
         self.admit()
-        missing = max(0, digest.size - offset)
+        # A negative offset is refused further on; it must not ask for more than there can be.
+        missing = max(0, digest.size - max(0, offset))
         try:
             self.admission.reserve(missing)
             try:

@@ -6,6 +6,7 @@ files, what lies in its directory, its log.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -90,8 +91,10 @@ class Trial:
 
     def _open_files(self) -> int:
         """Not counting connections: a client closes its own when it likes."""
-        links = Path(f"/proc/{self._worker}/fd").iterdir()
-        targets = [str(link.readlink()) for link in links]
+        targets = []
+        for link in Path(f"/proc/{self._worker}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                targets.append(str(link.readlink()))
         return sum(1 for target in targets if not target.startswith("socket:"))
 
     def _resident(self) -> int:
