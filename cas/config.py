@@ -20,9 +20,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from cas import tables
+from cas.access.roles import ROLES, Rule
+from cas.access.settings import JwtSettings
 from cas.errors import ConfigError
 from cas.options import (
     ADDRESS,
+    OPTIONAL_PATH,
     PATH,
     SWITCH,
     Address,
@@ -35,6 +39,9 @@ from cas.options import (
 )
 
 T = TypeVar("T")
+
+TABLES: tuple[tables.Tables[Any], ...] = (tables.ACCESS, tables.JWT)
+"""Options of the file alone, by their fields' names."""
 
 Durability = Literal["strict", "batch", "none"]
 
@@ -60,6 +67,30 @@ class Config:
     )
     http: Address = _option(
         ADDRESS, TcpAddress("127.0.0.1", 8080), "where HTTP is served; port 0 picks a free one"
+    )
+    tls_cert: Path | None = _option(
+        OPTIONAL_PATH, None, "certificate chain (PEM) for TLS, read again when it changes"
+    )
+    tls_key: Path | None = _option(OPTIONAL_PATH, None, "private key (PEM) of tls_cert")
+    tls_client_ca: Path | None = _option(
+        OPTIONAL_PATH, None, "CAs (PEM) of client certificates, which clients must then have"
+    )
+    htpasswd: Path | None = _option(
+        OPTIONAL_PATH, None, "users and passwords, as htpasswd -B writes them"
+    )
+    tokens: Path | None = _option(
+        OPTIONAL_PATH, None, "bearer tokens, each line a name and a token or its sha256:…"
+    )
+    anonymous: str = _option(
+        choice("auto", *ROLES),
+        "auto",
+        "role without credentials; auto is admin on this machine, if no authentication is set up, "
+        "else none",
+    )
+    denied_writes: str = _option(
+        choice("deny", "discard"),
+        "deny",
+        "writes of callers who may only read: refused, or answered OK and dropped",
     )
     workers: int = _option(
         whole(0, 1024),
@@ -150,6 +181,16 @@ class Config:
         choice("debug", "info", "warning", "error"), "info", "debug has a line per call"
     )
 
+    access: tuple[Rule, ...] = ()
+    """``[[access]]``: who may do what."""
+    jwt: tuple[JwtSettings, ...] = ()
+    """``[[jwt]]``: whose tokens are believed."""
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether there is any way to prove who one is."""
+        return bool(self.htpasswd or self.tokens or self.tls_client_ca or self.jwt)
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -177,7 +218,9 @@ class Option:
 def options() -> tuple[Option, ...]:
     """Every option, in the order in which help, README and default file list them."""
     return tuple(
-        Option(f.name, f.metadata["kind"], f.default, f.metadata["help"]) for f in fields(Config)
+        Option(f.name, f.metadata["kind"], f.default, f.metadata["help"])
+        for f in fields(Config)
+        if "kind" in f.metadata
     )
 
 
@@ -207,7 +250,12 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
 
     config = Config(**values)
     _check_together(config)
-    return replace(config, dir=_absolute(config.dir))
+    paths: dict[str, Any] = {
+        name: _absolute(name, path)
+        for name in (o.name for o in known.values() if o.kind in (PATH, OPTIONAL_PATH))
+        if (path := getattr(config, name)) is not None
+    }
+    return replace(config, **paths)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -222,10 +270,15 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {reason}") from error
 
     known = {option.name: option for option in options()}
-    values = {}
+    structured = {table.name: table for table in TABLES}
+    values: dict[str, Any] = {}
     for key, value in table.items():
+        if key in structured:
+            values[key] = structured[key].read(str(path), value)
+            continue
         if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}{suggestion(key, known)}")
+            near = suggestion(key, [*known, *structured])
+            raise ConfigError(f"{path}: unknown key {key!r}{near}")
         kind = known[key].kind
         try:
             values[key] = kind.from_toml(value)
@@ -236,12 +289,16 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def to_wire(config: Config) -> dict[str, str]:
     """`config` as text values by name, for another process; `from_wire` reads it back."""
-    return {option.name: option.kind.to_text(getattr(config, option.name)) for option in options()}
+    flat = {option.name: option.kind.to_text(getattr(config, option.name)) for option in options()}
+    filled = {table.name: value for table in TABLES if (value := getattr(config, table.name))}
+    return {**flat, **{t.name: t.to_text(filled[t.name]) for t in TABLES if t.name in filled}}
 
 
 def from_wire(values: Mapping[str, str]) -> Config:
     """The `Config` that `to_wire` was given."""
-    return Config(**{o.name: o.kind.from_text(values[o.name]) for o in options()})
+    read: dict[str, Any] = {o.name: o.kind.from_text(values[o.name]) for o in options()}
+    read |= {t.name: t.from_text(values[t.name]) for t in TABLES if t.name in values}
+    return Config(**read)
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
@@ -292,10 +349,33 @@ def _check_together(config: Config) -> None:
             f"max_message_size {config.max_message_size} is not above "
             f"max_batch_total_size {config.max_batch_total_size}"
         )
+    _check_access(config)
 
 
-def _absolute(path: Path) -> Path:
+def _check_access(config: Config) -> None:
+    """What must hold between those options that say who may do what."""
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("tls_cert and tls_key go together: one is set and the other is not")
+    if config.tls_client_ca is not None and config.tls_cert is None:
+        raise ConfigError("tls_client_ca needs TLS: tls_cert and tls_key are not set")
+    taken = {"user", "token", "cert", "anonymous"}
+    issuers = set()
+    for jwt in config.jwt:
+        if jwt.name in taken:
+            raise ConfigError(f"[[jwt]] name {jwt.name!r} is taken; expected another one for each")
+        if jwt.issuer in issuers:
+            raise ConfigError(f"[[jwt]] issuer {jwt.issuer!r} is there twice")
+        if not jwt.role_claim and not config.access:
+            raise ConfigError(
+                f"[[jwt]] {jwt.name}: nothing says what its principals may do; expected "
+                "role_claim, or rules in [[access]]"
+            )
+        taken.add(jwt.name)
+        issuers.add(jwt.issuer)
+
+
+def _absolute(name: str, path: Path) -> Path:
     try:
         return Path(os.path.abspath(path.expanduser()))
     except RuntimeError as error:
-        raise ConfigError(f"dir: {path} names a home directory that is unknown") from error
+        raise ConfigError(f"{name}: {path} names a home directory that is unknown") from error

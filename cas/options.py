@@ -217,6 +217,19 @@ def _typed(read: Callable[[Any], T], *types: type) -> Callable[[Any], T]:
 
 PATH: Kind[Path] = Kind("a path", "PATH", _path_from_text, _typed(_path_from_text, str), str)
 
+
+def _optional_path(text: str) -> Path | None:
+    return None if text == "none" else _path_from_text(text)
+
+
+OPTIONAL_PATH: Kind[Path | None] = Kind(
+    "a path, or none",
+    "PATH",
+    _optional_path,
+    _typed(_optional_path, str),
+    lambda path: "none" if path is None else str(path),
+)
+
 ADDRESS: Kind[Address] = Kind(
     "an address: host:port, [ipv6]:port, unix:/absolute/path or none",
     "ADDR",

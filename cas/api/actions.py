@@ -12,11 +12,13 @@ import grpc
 
 from cas import digest as digests
 from cas.api import caller, names, wire
+from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Function
 from cas.errors import NotFound
 from cas.pb import remote_execution_pb2 as pb
+from cas.reapi import authors
 from cas.reapi.actions import keep, settled
 from cas.reapi.blobs import read_whole
 from cas.store.interface import BlobStore
@@ -30,17 +32,24 @@ SERVICE = "build.bazel.remote.execution.v2.ActionCache"
 class ActionCache:
     """The servicer.  Requests and responses are raw messages."""
 
-    def __init__(self, store: BlobStore, runtime: Runtime, limits: Limits) -> None:
+    def __init__(
+        self, store: BlobStore, runtime: Runtime, limits: Limits, gate: Gate | None = None
+    ) -> None:
         self._store = store
         self._runtime = runtime
         self._limits = limits
+        self._gate = gate
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "GetActionResult": grpc.unary_unary_rpc_method_handler(guarded(self.get)),
-                "UpdateActionResult": grpc.unary_unary_rpc_method_handler(guarded(self.update)),
+                "GetActionResult": grpc.unary_unary_rpc_method_handler(
+                    guarded(self.get, self._gate)
+                ),
+                "UpdateActionResult": grpc.unary_unary_rpc_method_handler(
+                    guarded(self.update, self._gate)
+                ),
             },
         )
 
@@ -49,6 +58,8 @@ class ActionCache:
     async def get(self, request: bytes, context: Context) -> bytes:
         instance, hash_hex, size, number, hints = wire.get_action_result_request(request)
         context.instance = names.check_instance(instance)
+        if self._gate is not None:
+            self._gate.read(context)
         digest = digests.parse(hash_hex, size, wire.function_of(number))
         action = self._store.action(instance, digest)
         if action is None or not action.complete or not action.expanded:
@@ -94,8 +105,13 @@ class ActionCache:
         instance = context.instance = names.check_instance(asked.instance_name)
         function = wire.function_of(asked.digest_function)
         digest = digests.parse(asked.hash, asked.size, function)
+        principal = ""
+        if self._gate is not None:
+            if not self._gate.keeps(context):
+                return asked.action_result
+            principal = context.caller.name
         said = caller.of(context)
-        author = f"{context.peer()} {said.label}" if said else context.peer()
+        author = authors.pack(principal, context.peer(), said.label if said else "")
         await keep(
             self._store,
             self._runtime,

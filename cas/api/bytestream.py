@@ -18,6 +18,7 @@ import grpc
 from cas import digest as digests
 from cas.api import caller, names, wire
 from cas.api.clients import OpenUploads
+from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
@@ -43,8 +44,16 @@ SERVICE = "google.bytestream.ByteStream"
 class ByteStream:
     """The servicer.  Requests and responses of Read and Write are raw messages."""
 
-    def __init__(self, store: BlobStore, runtime: Runtime, limits: Limits, eof: object) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        runtime: Runtime,
+        limits: Limits,
+        eof: object,
+        gate: Gate | None = None,
+    ) -> None:
         """`eof` is what `Context.read` gives at the end of a stream."""
+        self._gate = gate
         self._store = store
         self._runtime = runtime
         self._limits = limits
@@ -57,10 +66,10 @@ class ByteStream:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Read": grpc.unary_stream_rpc_method_handler(guarded(self.read)),
-                "Write": grpc.stream_unary_rpc_method_handler(guarded(self.write)),
+                "Read": grpc.unary_stream_rpc_method_handler(guarded(self.read, self._gate)),
+                "Write": grpc.stream_unary_rpc_method_handler(guarded(self.write, self._gate)),
                 "QueryWriteStatus": grpc.unary_unary_rpc_method_handler(
-                    guarded(self.query_write_status),
+                    guarded(self.query_write_status, self._gate),
                     request_deserializer=pb.QueryWriteStatusRequest.FromString,
                     response_serializer=pb.QueryWriteStatusResponse.SerializeToString,
                 ),
@@ -73,6 +82,8 @@ class ByteStream:
         name, offset, limit = wire.read_request(request)
         resource = names.parse_read(name)
         context.instance = resource.instance
+        if self._gate is not None:
+            self._gate.read(context)
         digest = resource.digest
         end = _read_end(digest, offset, limit)
         data = self._store.read_small(digest)
@@ -113,7 +124,9 @@ class ByteStream:
         context.instance = resource.instance
         digest = resource.digest
         self._limits.check_blob(digest)
-        if self._store.contains(digest):
+        # Whose bytes are dropped is answered as if they were here already.
+        dropped = self._gate is not None and not self._gate.keeps(context)
+        if dropped or self._store.contains(digest):
             return await self._already(digest, finish, context)
         upload_name = names.format(resource)
         if finish and offset == 0 and not self._store.upload_exists(upload_name):
@@ -130,7 +143,7 @@ class ByteStream:
 
         try:
             for last in (False, False, True):
-                await has_room(self._store, self._runtime, digest.size - offset)
+                await has_room(self._store, self._runtime, digest.size - max(0, offset))
                 try:
                     await self._runtime.offload(begin)
                     break
@@ -180,6 +193,8 @@ class ByteStream:
     ) -> pb.QueryWriteStatusResponse:
         resource = names.parse_write(request.resource_name)
         context.instance = resource.instance
+        if self._gate is not None:
+            self._gate.read(context)
         digest = resource.digest
         if self._store.contains(digest):
             return pb.QueryWriteStatusResponse(committed_size=digest.size, complete=True)

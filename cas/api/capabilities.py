@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cas.api import names
+from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import FUNCTIONS
@@ -27,17 +28,19 @@ HIGH_VERSION = (2, 11)
 
 
 class Capabilities:
-    """The servicer.  The answer is made once; requests are parsed to be checked."""
+    """The servicer.  Its answers are made once; requests are parsed to be checked."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, gate: Gate | None = None) -> None:
+        self._gate = gate
         self._answer = describe(limits, update_enabled=True).SerializeToString()
+        self._readers = describe(limits, update_enabled=False).SerializeToString()
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
                 "GetCapabilities": grpc.unary_unary_rpc_method_handler(
-                    guarded(self.get),
+                    guarded(self.get, self._gate),
                     request_deserializer=pb.GetCapabilitiesRequest.FromString,
                 )
             },
@@ -45,6 +48,10 @@ class Capabilities:
 
     async def get(self, request: pb.GetCapabilitiesRequest, context: Context) -> bytes:
         context.instance = names.check_instance(request.instance_name)
+        if self._gate is not None:
+            self._gate.read(context)
+            if not self._gate.may_write(context):
+                return self._readers
         return self._answer
 
 

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from cas import digest as digests
 from cas.api import names, status, wire
+from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
@@ -38,20 +39,29 @@ TREE_PAGE = 1000
 class Content:
     """The servicer.  All but GetTree take and give raw messages."""
 
-    def __init__(self, store: BlobStore, runtime: Runtime, limits: Limits) -> None:
+    def __init__(
+        self, store: BlobStore, runtime: Runtime, limits: Limits, gate: Gate | None = None
+    ) -> None:
         self._store = store
         self._runtime = runtime
         self._limits = limits
+        self._gate = gate
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "FindMissingBlobs": grpc.unary_unary_rpc_method_handler(guarded(self.find_missing)),
-                "BatchUpdateBlobs": grpc.unary_unary_rpc_method_handler(guarded(self.batch_update)),
-                "BatchReadBlobs": grpc.unary_unary_rpc_method_handler(guarded(self.batch_read)),
+                "FindMissingBlobs": grpc.unary_unary_rpc_method_handler(
+                    guarded(self.find_missing, self._gate)
+                ),
+                "BatchUpdateBlobs": grpc.unary_unary_rpc_method_handler(
+                    guarded(self.batch_update, self._gate)
+                ),
+                "BatchReadBlobs": grpc.unary_unary_rpc_method_handler(
+                    guarded(self.batch_read, self._gate)
+                ),
                 "GetTree": grpc.unary_stream_rpc_method_handler(
-                    guarded(self.get_tree),
+                    guarded(self.get_tree, self._gate),
                     request_deserializer=pb.GetTreeRequest.FromString,
                     response_serializer=pb.GetTreeResponse.SerializeToString,
                 ),
@@ -61,6 +71,8 @@ class Content:
     async def find_missing(self, request: bytes, context: Context) -> bytes:
         asked = wire.find_missing_request(request)
         context.instance = names.check_instance(asked.instance_name)
+        if self._gate is not None:
+            self._gate.read(context)
         return wire.find_missing_response(asked, self._store.present(asked.keys))
 
     # --- BatchUpdateBlobs ------------------------------------------------------------
@@ -69,6 +81,8 @@ class Content:
         batch = wire.batch_update_request(request)
         context.instance = names.check_instance(batch.instance_name)
         self._limits.check_batch(sum([len(data) for _, data, _ in batch.blobs]), "request")
+        if self._gate is not None and not self._gate.keeps(context):
+            return wire.batch_update_response([(raw, status.OK, "") for raw, _, _ in batch.blobs])
         outcomes: list[CasError | Pending[None]] = []
         todo: list[tuple[Digest, memoryview]] = []
         for key, (_, data, compressor) in zip(batch.keys, batch.blobs, strict=True):
@@ -134,6 +148,8 @@ class Content:
     async def batch_read(self, request: bytes, context: Context) -> bytes:
         batch = wire.batch_read_request(request)
         context.instance = names.check_instance(batch.instance_name)
+        if self._gate is not None:
+            self._gate.read(context)
         keys = [key for key in batch.keys if isinstance(key, bytes)]
         small = self._store.read_small_many(keys)
         sizes = [len(small[key]) if key in small else digests.from_key(key).size for key in keys]
@@ -162,6 +178,8 @@ class Content:
 
     async def get_tree(self, request: pb.GetTreeRequest, context: Context) -> None:
         context.instance = names.check_instance(request.instance_name)
+        if self._gate is not None:
+            self._gate.read(context)
         function = wire.function_of(request.digest_function)
         root = digests.parse(request.root_digest.hash, request.root_digest.size_bytes, function)
         skip = _page_offset(request.page_token)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cas.api import actions, bytestream, capabilities, content
+from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.store.interface import BlobStore
 
@@ -18,12 +19,13 @@ SERVICES = (bytestream.SERVICE, content.SERVICE, actions.SERVICE, capabilities.S
 
 
 def handlers(
-    store: BlobStore, runtime: Runtime, limits: Limits, eof: object
+    store: BlobStore, runtime: Runtime, limits: Limits, eof: object, gate: Gate | None = None
 ) -> list[grpc.GenericRpcHandler]:
-    """The handlers of `SERVICES`.  `eof` is what the engine's `Context.read` ends with."""
+    """The handlers of `SERVICES`.  `eof` is what the engine's `Context.read` ends with; without
+    a `gate` everyone may do everything."""
     return [
-        bytestream.ByteStream(store, runtime, limits, eof).handler(),
-        content.Content(store, runtime, limits).handler(),
-        actions.ActionCache(store, runtime, limits).handler(),
-        capabilities.Capabilities(limits).handler(),
+        bytestream.ByteStream(store, runtime, limits, eof, gate).handler(),
+        content.Content(store, runtime, limits, gate).handler(),
+        actions.ActionCache(store, runtime, limits, gate).handler(),
+        capabilities.Capabilities(limits, gate).handler(),
     ]

@@ -15,6 +15,7 @@ import grpc
 from cas import errors
 
 if TYPE_CHECKING:
+    from cas.api.gate import Gate
     from cas.rpc.handler import Context
 
 T = TypeVar("T")
@@ -59,13 +60,14 @@ def number(code: grpc.StatusCode) -> int:
 
 
 def guarded(
-    method: Callable[[Any, Context], Awaitable[T]],
+    method: Callable[[Any, Context], Awaitable[T]], gate: Gate | None = None
 ) -> Callable[[Any, Context], Awaitable[T]]:
-    """`method`, ending its call with the right status when it raises."""
+    """`method`, ending its call with the right status when it raises; behind `gate`, if any."""
+    behind = method if gate is None else _admitting(method, gate)
 
     async def call(request: Any, context: Context) -> T:
         try:
-            return await method(request, context)
+            return await behind(request, context)
         except errors.CasError as error:
             code, message = of(error)
         except Exception as error:
@@ -73,5 +75,15 @@ def guarded(
                 raise
             code, message = of(error)
         return await context.abort(code, message)
+
+    return call
+
+
+def _admitting(
+    method: Callable[[Any, Context], Awaitable[T]], gate: Gate
+) -> Callable[[Any, Context], Awaitable[T]]:
+    async def call(request: Any, context: Context) -> T:
+        await gate.admit(context)
+        return await method(request, context)
 
     return call

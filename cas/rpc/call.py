@@ -29,7 +29,18 @@ logger = logging.getLogger(__name__)
 class Call:
     """A part of a `cas.rpc.handler.Context`, and the iterator over its requests."""
 
-    __slots__ = ("_began", "_received", "_sent", "instance", "method", "status", "trailing")
+    __slots__ = (
+        "_began",
+        "_received",
+        "_sent",
+        "caller",
+        "instance",
+        "method",
+        "status",
+        "trailing",
+    )
+
+    caller: Any
 
     def __init__(self, method: Method) -> None:
         self.method = method

@@ -61,6 +61,8 @@ class Context(Protocol):
 
     instance: str
     """For the servicer to set: the REAPI instance that the call was for, by which it is counted."""
+    caller: Any
+    """For the servicer to set, where it asks: who calls."""
 
     def read(self) -> Awaitable[Any]:
         """The next request message of a client stream, or `EOF`.

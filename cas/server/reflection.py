@@ -11,13 +11,15 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from cas.api.gate import Gate
+from cas.api.status import guarded
 from cas.rpc.handler import EOF, Context
 
 SERVICE: str = reflection.SERVICE_NAME
 
 
-def handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
-    """Describes `services`, given by full name, and itself.
+def handler(services: Sequence[str], gate: Gate | None = None) -> grpc.GenericRpcHandler:
+    """Describes `services`, given by full name, and itself, to whoever may read something.
 
     Their protobuf modules must have been imported: descriptors come from the default pool.
     """
@@ -26,6 +28,8 @@ def handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
     no_call: Any = None
 
     async def info(request: object, context: Context) -> None:
+        if gate is not None:
+            gate.read_anywhere(context)
         while (message := await context.read()) is not EOF:
             for answer in library.ServerReflectionInfo(iter([message]), no_call):
                 await context.write(answer)
@@ -34,7 +38,7 @@ def handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
         SERVICE,
         {
             "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-                info,
+                guarded(info, gate),
                 reflection_pb2.ServerReflectionRequest.FromString,
                 reflection_pb2.ServerReflectionResponse.SerializeToString,
             )

@@ -27,7 +27,7 @@ from cas import log
 from cas.config import Config
 from cas.errors import CasError
 from cas.rpc import environment
-from cas.server import backoff, cores, listen, messages
+from cas.server import access, backoff, cores, listen, messages
 from cas.server.child import Child, how_it_ended
 from cas.server.listen import Reserved
 from cas.server.messages import Role, Task
@@ -86,6 +86,8 @@ def run(config: Config) -> int:
         contextlib.closing(Tally()) as tally,
     ):
         log.configure(config.log_format, config.log_level)
+        for reserved in (grpc, http):
+            access.warn(config, reserved.addresses, reserved.shown)
         return Supervisor(config, grpc, http, wakeup, tally).run()
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 
 from cas.api import service
+from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.config import Config
 from cas.metrics.board import Board
@@ -19,7 +20,7 @@ from cas.metrics.instruments import Metrics
 from cas.metrics.readiness import Watch
 from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
-from cas.server import health, process, reflection
+from cas.server import access, health, process, reflection, tls
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
@@ -33,17 +34,26 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         store = open_for_serving(config, metrics)
         opened.callback(store.close)
         engine = _engine(config, metrics)
+        allowed = access.open_access(config, task.addresses)
+        gate = None
+        if allowed is not None:
+            opened.callback(allowed.close)
+            gate = Gate(allowed, engine.runtime)
         checks = health.Health(engine.runtime)
         names = [*service.SERVICES, health.SERVICE]
         engine.add_generic_rpc_handlers(
             [
-                *service.handlers(store, engine.runtime, _limits(config), EOF),
+                *service.handlers(store, engine.runtime, _limits(config), EOF, gate),
                 checks.handler(),
-                reflection.handler(names),
+                reflection.handler(names, gate),
             ]
         )
+        files = tls.open_files(config)
         for address in task.addresses:
-            engine.add_insecure_port(address)
+            if files is None or tls.is_plain(address):
+                engine.add_insecure_port(address)
+            else:
+                engine.add_secure_port(address, tls.server_credentials(files))
 
         writes = Watch(Board(task.board))
         engine.start()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cas import config
+from cas.access.roles import Role, Rule
 from cas.config import Config
 from cas.errors import ConfigError
 from cas.options import TcpAddress
@@ -55,6 +56,13 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "dir": "/srv/cas",
         "grpc": "unix:/run/cas.sock",
         "http": "127.0.0.1:8081",
+        "tls_cert": "/etc/cas/cert.pem",
+        "tls_key": "/etc/cas/key.pem",
+        "tls_client_ca": "/etc/cas/clients.pem",
+        "htpasswd": "/etc/cas/htpasswd",
+        "tokens": "/etc/cas/tokens",
+        "anonymous": "read",
+        "denied_writes": "discard",
         "workers": "7",
         "engine": "aio",
         "drain_timeout": "2.5",
@@ -211,3 +219,98 @@ def test_the_default_file_is_the_defaults() -> None:
     path = ROOT / "config/default.toml"
     assert config.read_file(path) == {o.name: o.default for o in config.options()}
     assert list(tomllib.loads(path.read_text())) == [o.name for o in config.options()]
+
+
+RULES = """
+[[access]]
+role = "read"
+
+[[access]]
+role = "write"
+principal = "github:*"
+instance = "main"
+claims = { ref = ["refs/heads/main", "refs/tags/*"], protected = "true" }
+
+[[jwt]]
+name = "github"
+issuer = "https://issuer.example"
+audience = ["a", "b"]
+jwks = "/etc/cas/jwks.json"
+leeway = 5
+
+[[jwt]]
+issuer = "https://sso.example"
+audience = "a"
+jwks = "https://sso.example/jwks"
+algorithms = ["ES256"]
+role_claim = "role"
+"""
+
+
+def test_rules_and_issuers_are_tables_of_the_file(file: Path) -> None:
+    file.write_text(RULES)
+    loaded = config.load({"config": str(file)}, {})
+    reader, writer = loaded.access
+    assert reader == Rule(Role.READ)
+    assert writer.claims == (("ref", ("refs/heads/main", "refs/tags/*")), ("protected", ("true",)))
+    github, sso = loaded.jwt
+    assert (github.name, github.audience, github.leeway) == ("github", ("a", "b"), 5.0)
+    assert (sso.name, sso.algorithms, sso.role_claim) == ("jwt", ("ES256",), "role")
+    assert config.from_wire(config.to_wire(loaded)) == loaded
+
+
+JWT = '[[jwt]]\nissuer = "i"\naudience = "a"\njwks = "/f"\nrole_claim = "r"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("access = 1", "access is not a list of tables: [[access]]"),
+        ("[access]\nrole = 'read'", "access is not a list of tables: [[access]]"),
+        ("[[acces]]\nrole = 'read'", "unknown key 'acces'; did you mean access?"),
+        ("[[access]]\nrole = 'read'\n[[access]]", "[[access]] number 2: role is missing"),
+        (
+            "[[access]]\nrole = 'owner'",
+            "[[access]] number 1: role: 'owner' is not one of none, read, write, admin",
+        ),
+        (
+            "[[access]]\nrole = 'read'\nprincipals = 'x'",
+            "[[access]] number 1: unknown key 'principals'; did you mean principal?",
+        ),
+        ("[[access]]\nrole = 'read'\ninstance = 1", "number 1: instance: 1 is not text, where *"),
+        ("[[access]]\nrole = 'read'\nclaims = 'x'", "claims: 'x' is not a table of claims"),
+        ("[[access]]\nrole = 'read'\nclaims = {a = 1}", "claims: {'a': 1} is not a table of"),
+        ("[[access]]\nrole = 'read'\nclaims = {a = []}", "claims: {'a': []} is not a table of"),
+        ("[[jwt]]\nissuer = 'i'", "[[jwt]] number 1: audience is missing; expected text, or a"),
+        (JWT + "leeway = -1", "leeway: -1 is not seconds from 0 to 3600"),
+        (JWT + "algorithms = ['HS256']", "algorithms: ['HS256'] is not a list of RS256, ES256, Ed"),
+        (JWT + "algorithms = 'none'", "algorithms: 'none' is not a list of RS256, ES256, EdDSA"),
+        (JWT + "name = 'a:b'", "name: 'a:b' is not a name"),
+    ],
+)
+def test_what_is_said_of_a_wrong_table(file: Path, text: str, said: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load({"config": str(file)}, {})
+    message = str(caught.value)
+    assert message.startswith(str(file))
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tls_cert = '/c'", "tls_cert and tls_key go together"),
+        ("tls_key = '/k'", "tls_cert and tls_key go together"),
+        ("tls_client_ca = '/k'", "tls_client_ca needs TLS"),
+        (JWT + "name = 'user'", r"\[\[jwt\]\] name 'user' is taken"),
+        (JWT + JWT.replace("'i'", "'j'"), r"\[\[jwt\]\] name 'jwt' is taken"),
+        (JWT + JWT + "name = 'x'", r"\[\[jwt\]\] issuer 'i' is there twice"),
+        (JWT.replace("role_claim", "instance_claim"), "nothing says what its principals may do"),
+    ],
+)
+def test_access_that_makes_no_sense(file: Path, text: str, said: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        config.load({"config": str(file)}, {})

@@ -119,10 +119,19 @@ def test_written_seconds_read_back(number: float) -> None:
     assert kind.from_text(kind.to_text(number)) == number
 
 
+OPTIONAL_PATHS = st.one_of(st.none(), st.from_regex(r"/[a-z/. ]{1,20}", fullmatch=True).map(Path))
+
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "dir": st.from_regex(r"[a-z~/. ]{1,20}", fullmatch=True).map(Path),
     "grpc": st.one_of(TCP, UNIX, st.none()),
     "http": st.one_of(TCP, UNIX, st.none()),
+    "tls_cert": OPTIONAL_PATHS,
+    "tls_key": OPTIONAL_PATHS,
+    "tls_client_ca": OPTIONAL_PATHS,
+    "htpasswd": OPTIONAL_PATHS,
+    "tokens": OPTIONAL_PATHS,
+    "anonymous": st.sampled_from(["auto", "none", "read", "write", "admin"]),
+    "denied_writes": st.sampled_from(["deny", "discard"]),
     "workers": st.integers(0, 1024),
     "engine": st.sampled_from(["aio", "cq"]),
     "drain_timeout": st.floats(0, 86_400),
