@@ -12,7 +12,7 @@ PYTHON ?= $(shell config/python)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup serve test lint format bench clients prometheus lock
+.PHONY: help setup serve test lint format bench torture clients prometheus lock
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ format: setup ## Bring the sources into the style that lint wants.
 
 bench: setup ## Benchmarks; ARGS=--help tells which.
 	$(BIN)/python -m benchmarks $(ARGS)
+
+torture: setup ## Kills under load (ARGS='--seconds 3600 --seed 7') and an audit; a million hostile calls.
+	$(BIN)/python -m tests.torture $(ARGS)
+	$(BIN)/python -m tests.fuzz
 
 clients: setup ## Install real clients, drive them against a server; CLIENTS='…' picks.
 	tests/clients/setup
