@@ -2,6 +2,6 @@
 
 Rule: imports nothing of ours, and may be imported by all.  `families` is the table of what is
 counted, `board` the memory that all processes of a server count in, `instruments` what they
-count with; `exposition` reads it all, for people and for Prometheus, and is imported by nobody
-who serves blobs.
+count with; `exposition` reads it all, for people and for Prometheus, and `readiness` says
+whether the server can write.
 """

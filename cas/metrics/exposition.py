@@ -1,7 +1,7 @@
 """What was counted, as Prometheus reads it, as JSON, and as one answer: can the server write?
 
-Rule: reads the board and the system, counts nothing.  For processes that serve no blobs over
-gRPC: it imports prometheus-client, which writes the text format.
+Rule: reads the board and the system, counts nothing.  For the HTTP front: it imports
+prometheus-client, which writes the text format, and takes milliseconds.
 """
 
 from __future__ import annotations

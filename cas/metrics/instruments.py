@@ -180,9 +180,11 @@ class Metrics:
                 self._instances.add(name)
         return name in self._instances
 
-    def count_log(self, logger: logging.Logger) -> None:
-        """Counts what is logged to `logger` and below, from warning upwards."""
-        logger.addHandler(_LogCounter(self.sheet))
+    def count_log(self, logger: logging.Logger) -> logging.Handler:
+        """Counts what is logged to `logger` and below, from warning upwards; what does so."""
+        counter = _LogCounter(self.sheet)
+        logger.addHandler(counter)
+        return counter
 
 
 class _LogCounter(logging.Handler):

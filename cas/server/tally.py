@@ -6,6 +6,7 @@ decides nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -24,6 +25,9 @@ class Tally:
         sheet.belongs_to("supervisor", 0)
         self._metrics = Metrics(sheet)
         self._metrics.gauge(families.STARTED_AT).set(time.time())
+        # Not the root's, whose handlers go when the log is configured.
+        self._log = logging.getLogger("cas")
+        self._log_counter = self._metrics.count_log(self._log)
         self._sheets: dict[tuple[Role, int], int] = {}
 
     @property
@@ -49,4 +53,5 @@ class Tally:
             self._metrics.counter(families.WORKER_ENDS, role, how).add()
 
     def close(self) -> None:
+        self._log.removeHandler(self._log_counter)
         self._board.close()

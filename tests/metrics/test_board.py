@@ -139,7 +139,7 @@ def test_threads_that_add_to_one_number_lose_nothing() -> None:
     counter = metrics.counter(families.ACTION_LOOKUPS, "hit")
     histogram = metrics.histogram(families.READ_SIZES)
     requests = metrics.requests("grpc", "Some/Method")
-    each, threads = 20_000, 4
+    each, threads = 5_000, 4
 
     def work() -> None:
         for _ in range(each):
@@ -148,7 +148,7 @@ def test_threads_that_add_to_one_number_lose_nothing() -> None:
             requests.ended(None, "", 0.001, 1, 1)
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-5)
     try:
         running = [threading.Thread(target=work) for _ in range(threads)]
         for thread in running:

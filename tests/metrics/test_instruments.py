@@ -93,14 +93,14 @@ def test_instances_are_bounded_and_only_success_names_one() -> None:
 def test_warnings_and_worse_are_counted_by_logger() -> None:
     metrics = Metrics()
     logger = logging.getLogger("cas.test.metrics")
-    metrics.count_log(logger)
+    counter = metrics.count_log(logger)
     try:
         logger.info("fine")
         logger.warning("hm")
         for _ in range(3):
             logger.error("no")
     finally:
-        logger.handlers.clear()
+        logger.removeHandler(counter)
     assert numbers(metrics, families.LOGGED, "warning", "cas.test.metrics") == [1]
     assert numbers(metrics, families.LOGGED, "error", "cas.test.metrics") == [3]
     assert numbers(metrics, families.LOGGED, "info", "cas.test.metrics") == [0]

@@ -62,6 +62,7 @@ def test_each_process_is_there_and_again_after_its_death(start: Start) -> None:
         text = exposition.render(seen).decode()
         assert 'cas_worker_ends_total{how="died",role="grpc"} 1.0' in text
         assert 'cas_workers_wanted{role="grpc"} 2.0' in text
+        assert 'cas_log_messages_total{level="error",logger="cas.server.supervisor"} 1.0' in text
 
         server.process.terminate()
         assert server.ends() == 0
