@@ -4,6 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Processes that share the tests.
+JOBS ?= auto
 
 # Of all that PATH has: in range, with what a venv needs, and the fastest. Builds of one version
 # differ by half as much again (a distribution's is optimised by profile, a version manager's is
@@ -23,7 +25,7 @@ serve: setup ## Serve from ~/.cache/cas, or CAS_DIR, on 127.0.0.1.
 	exec $(BIN)/cas serve $(ARGS)
 
 test: setup ## The test suite.
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## Style, types and the direction of imports.
 	$(BIN)/ruff check
