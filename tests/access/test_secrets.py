@@ -59,6 +59,8 @@ def test_nobody_is_looked_for_as_long_as_somebody(monkeypatch: pytest.MonkeyPatc
         (f"alice:$2b$31${HASH[7:]}", "line 1: bcrypt's cost is 31, expected 4 to 16"),
         (f"alice:{HASH}\nalice:{HASH}", "line 2: this user was there before"),
     ],
+    # Salts differ in each process, and the names of tests must not.
+    ids=range(8),
 )
 def test_what_is_said_of_a_wrong_htpasswd(text: str, said: str) -> None:
     with pytest.raises(ValueError, match="line") as caught:
