@@ -10,9 +10,13 @@ from cas.http.answers import Answer
 from cas.http.bodies import Body, Pace
 from cas.http.runtime import LoopRuntime
 from cas.http.sending import Stream
+from cas.reapi import authors
 from cas.store.interface import BlobStore
 
 Reply = Answer | Stream
+
+CALLER = "caller"
+"""Where a request keeps who asks (`cas.access.authenticate.Caller`), if anybody wanted to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,11 @@ class Context:
 
 
 def author(request: BaseRequest) -> str:
-    """Who writes, for people: the client's address and what it calls itself."""
+    """Who writes, and by what address and tool, as it is kept."""
     peer = request.transport.get_extra_info("peername") if request.transport else None
-    shown = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix:"
-    agent = "".join(c for c in request.headers.get("User-Agent", "")[:200] if c.isprintable())
-    return f"{shown} {agent}".strip()
+    shown = "unix:"
+    if isinstance(peer, tuple):
+        shown = f"ipv6:[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"ipv4:{peer[0]}:{peer[1]}"
+    caller = request.get(CALLER)
+    principal = "" if caller is None else caller.name
+    return authors.pack(principal, shown, request.headers.get("User-Agent", ""))

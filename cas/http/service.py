@@ -20,6 +20,7 @@ from cas.http import actions, blobs, values, webdav
 from cas.http.answers import Answer, refusal
 from cas.http.context import Context, Reply
 from cas.http.counts import Counted, Counts
+from cas.http.gate import Gate, dropped
 from cas.http.paths import Kind, Target, parse
 from cas.http.status import Refused, of
 from cas.metrics.instruments import Metrics
@@ -55,8 +56,8 @@ ROUTES: dict[Kind, dict[str, Handler]] = {
     "nx": {"GET": values.read, "HEAD": values.read, "PUT": values.write_nx},
 }
 
-WRITES = frozenset({"PUT", "POST", "DELETE", "MKCOL"})
-"""Methods that change what is kept; the others read."""
+OPEN_PAGES = frozenset({"/healthz", "/readyz"})
+"""Answered to everyone: what starts and stops servers asks them, and has no credentials."""
 
 log = logging.getLogger("cas.http")
 
@@ -69,9 +70,12 @@ class Service:
         context: Context,
         pages: Mapping[str, Page] | None = None,
         metrics: Metrics | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """`pages` maps fixed paths to what answers GET and HEAD of them."""
+        """`pages` maps fixed paths to what answers GET and HEAD of them; without a `gate`
+        everyone may do everything."""
         self._context = context
+        self._gate = gate
         methods = {method for row in ROUTES.values() for method in row}
         self._counts = Counts(metrics or Metrics(), [*methods, "OPTIONS"])
         self._pages = pages or {}
@@ -122,7 +126,9 @@ class Service:
                 f"{self._context.limits.max_requests}"
             )
         raw = request.raw_path
-        if self._pages and (page := self._pages.get(raw.partition("?")[0])) is not None:
+        if self._pages and (page := self._pages.get(path := raw.partition("?")[0])) is not None:
+            if self._gate is not None and path not in OPEN_PAGES:
+                await self._gate.admit_anywhere(request)
             if request.method not in ("GET", "HEAD"):
                 raise _not_allowed(request.method, ("GET", "HEAD"))
             return await page(request)
@@ -133,12 +139,14 @@ class Service:
         counted.instance = target.instance
         handlers = ROUTES[target.kind]
         handler = handlers.get(method)
-        # Here, with target.instance and whether the method is one of WRITES, is decided who
-        # asks and whether he may.
+        kept = self._gate is None or await self._gate.admit(request, target)
         if handler is None:
             if method == "OPTIONS":
                 return Answer(204, _options(handlers))
             raise _not_allowed(method, handlers)
+        if not kept:
+            await self._context.body(request).discard()
+            return dropped(request, target)
         return await handler(self._context, request, target)
 
 

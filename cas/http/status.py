@@ -16,6 +16,8 @@ _STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.BlobTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.OutOfRange: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.PermissionDenied: HTTPStatus.FORBIDDEN,
     errors.UploadSuperseded: HTTPStatus.CONFLICT,
     errors.LimitExceeded: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NoSpace: HTTPStatus.INSUFFICIENT_STORAGE,

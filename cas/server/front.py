@@ -13,12 +13,13 @@ import sys
 from cas.config import Config
 from cas.http import operator
 from cas.http.context import Context, HttpLimits
+from cas.http.gate import Gate
 from cas.http.runtime import LoopRuntime
 from cas.http.server import HttpServer
 from cas.http.service import Service
 from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
-from cas.server import listen, process
+from cas.server import access, listen, process, tls
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
@@ -32,13 +33,20 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         store = open_for_serving(config, metrics)
         opened.callback(store.close)
 
+        allowed = access.open_access(config, task.addresses)
+        gate = None
+        if allowed is not None:
+            opened.callback(allowed.close)
+            gate = Gate(allowed)
+
         def service(loop: asyncio.AbstractEventLoop) -> Service:
             runtime = LoopRuntime(loop, config.helper_threads)
             opened.callback(runtime.close)
             operators = operator.pages(Board(task.board), runtime)
-            return Service(Context(store, runtime, _limits(config)), operators, metrics)
+            return Service(Context(store, runtime, _limits(config)), operators, metrics, gate)
 
-        server = HttpServer(service)
+        files = None if all(map(tls.is_plain, task.addresses)) else tls.open_files(config)
+        server = HttpServer(service, tls=None if files is None else tls.ssl_context(files))
         for address in task.addresses:
             server.add_socket(listen.bind(address))
 

@@ -90,9 +90,17 @@ def message(content: Message) -> Blob:
 class Client:
     """One connection to a server."""
 
-    def __init__(self, address: str, *options: tuple[str, int]) -> None:
-        self.channel = grpc.insecure_channel(
-            address, options=[("grpc.use_local_subchannel_pool", 1), *options]
+    def __init__(
+        self,
+        address: str,
+        *options: tuple[str, int],
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        more = [("grpc.use_local_subchannel_pool", 1), *options]
+        self.channel = (
+            grpc.insecure_channel(address, options=more)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options=more)
         )
         stream = "/google.bytestream.ByteStream/"
         self._read = self._method("unary_stream", stream + "Read", bs.ReadResponse)
