@@ -110,7 +110,10 @@ def from_key(key: bytes) -> Digest:
     function = BY_CODE.get(key[0]) if key else None
     if function is not None and len(key) > function.length:
         suffix = key[1 + function.length :]
-        size = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(suffix))
+        size = shift = 0
+        for byte in suffix:
+            size |= (byte & 0x7F) << shift
+            shift += 7
         if varint(size) == suffix:
             return Digest(key, size)
     raise DataLoss(f"{key.hex()} is not a digest's key")

@@ -103,6 +103,9 @@ async def _parsed(context: Context, data: bytes, *, is_json: bool) -> pb.ActionR
     def parse() -> pb.ActionResult | str:
         try:
             if is_json:
+                # An empty list would pass for a message without fields.
+                if not data.lstrip().startswith(b"{"):
+                    return "it is no JSON object"
                 message = json_format.Parse(
                     data,
                     pb.ActionResult(),

@@ -7,7 +7,7 @@ else.  The forms::
     /[instance/]ac/hash                     action results, and ccache's entries (layout=bazel)
     /[instance/]cache/key                   Gradle; plain ccache, whose keys may hold slashes
     /[instance/]webdav/key                  sccache: keys with slashes, or a collection
-    /[instance/]v8/artifacts/hash           Turborepo
+    /[instance/]v8/artifacts/hash           Turborepo; ?teamId=… or slug=… is an instance too
     /[instance/]v1/cache/hash               Nx
 
 The instance is everything before the first of these, read from the left, and may hold
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from cas.digest import SHA256, raw_hash, shorten
 from cas.errors import InvalidArgument, NotFound
@@ -28,7 +28,7 @@ from cas.reapi.instances import check_instance, check_text
 Kind = Literal["cas", "ac", "cache", "webdav", "turborepo", "nx"]
 
 MAX_KEY_BYTES: Final = 4096
-MAX_TEAM_BYTES: Final = 200
+MAX_FIELDS: Final = 16
 
 
 class Target(NamedTuple):
@@ -40,7 +40,6 @@ class Target(NamedTuple):
     """What follows; of `cas` and `ac` the hash, of a WebDAV collection with a slash last."""
     prefix: bytes = b""
     """Of `cas` and `ac`: the digest's key without its size."""
-    query: str = ""
 
 
 def parse(raw: str) -> Target:
@@ -63,11 +62,16 @@ def parse(raw: str) -> Target:
         raise NotFound(f"nothing is served under {shorten(path, 300)}")
     at, kind, rest = place
     instance = check_instance("/".join(segments[1:at]))
+    if at > 1 and not instance:
+        raise InvalidArgument(f"path {shorten(path, 300)} names an empty instance by a slash")
     if kind in _HASHED:
         return _hashed(kind, instance, rest[0])
     key = "/".join(rest)
     _check_key(path, kind, rest, key)
-    return Target(kind, instance, key, query=query)
+    if kind == "turborepo" and query:
+        team = _team(query)
+        instance = check_instance(f"{instance}/{team}" if instance and team else instance or team)
+    return Target(kind, instance, key)
 
 
 def _marker(segments: Sequence[str]) -> tuple[int, Kind, Sequence[str]] | None:
@@ -85,6 +89,15 @@ def _marker(segments: Sequence[str]) -> tuple[int, Kind, Sequence[str]] | None:
         if segment == "webdav" or (segment == "cache" and left):
             return at, "webdav" if segment == "webdav" else "cache", segments[at + 1 :]
     return None
+
+
+def _team(query: str) -> str:
+    """Turborepo's team: an instance below the path's own."""
+    try:
+        fields = dict(parse_qsl(query, max_num_fields=MAX_FIELDS, errors="strict"))
+    except ValueError:
+        raise InvalidArgument(f"query {shorten(query)} cannot be read") from None
+    return fields.get("teamId") or fields.get("slug") or ""
 
 
 _HASHED: Final[dict[str, Literal["cas", "ac"]]] = {"cas": "cas", "ac": "ac"}

@@ -16,11 +16,17 @@ from cas.store.pending import Pending
 T = TypeVar("T")
 
 
+SCRATCH_BYTES = 256 << 10
+
+
 class LoopRuntime:
     """See `Runtime`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int) -> None:
         self._loop = loop
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        """For what is done with it at once, on the loop's thread: fresh memory would cost a page
+        fault for every 4 KiB."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cas-http")
 
     async def wait(self, pending: Pending[T], /) -> T:

@@ -131,40 +131,95 @@ class Stream:
 
     async def _send_file(self, connection: int, fd: int, head: bytes) -> None:
         """`head` and the span, straight to the socket: nothing waits in the transport."""
-        watched = os.dup(connection)
         try:
-            with socket.socket(fileno=watched) as sock:
-                while head:
-                    try:
-                        head = head[sock.send(head, socket.MSG_MORE) :]
-                    except BlockingIOError:
-                        await _writable(watched)
-                await self._send_pieces(watched, fd)
+            # Mostly all of it fits, and there is nothing to wait for.
+            head, at = self._send_together(connection, head)
+            if not head and at < self._span.end:
+                at = self._send_piece(connection, fd, at)
+            if head or at < self._span.end:
+                await self._send_rest(connection, fd, head, at)
+        except ConnectionError:
+            raise
         except OSError as error:
-            if isinstance(error, ConnectionError):
-                raise
             raise ConnectionResetError(str(error)) from error
 
-    async def _send_pieces(self, connection: int, fd: int) -> None:
-        at, end = self._span
-        probe = memoryview(bytearray(1))
-        while at < end:
-            count = min(PIECE, end - at)
-            try:
-                # The disk may be waited for by a helper thread only.
-                if self._blob.read_into(probe, at + count - 1, wait=False) < 0:
-                    sent = await self._runtime.offload(os.sendfile, connection, fd, at, count)
-                else:
-                    sent = os.sendfile(connection, fd, at, count)
-            except BlockingIOError:
-                await _writable(connection)
-                continue
-            if not sent:
-                raise DataLoss(f"a blob ends at byte {at} on disk, expected {self._blob.size}")
-            at += sent
-            self.sent += sent
-            if sent < count:
-                await _writable(connection)
+    def _send_together(self, connection: int, head: bytes) -> tuple[bytes, int]:
+        """Sends the head, and in the same write the span if that is small and in memory; what
+        is left of the head, and the offset behind what was sent."""
+        start, end = self._span
+        scratch = self._runtime.scratch
+        length = len(head) + end - start
+        if length <= len(scratch):
+            view = scratch[:length]
+            if self._blob.read_into(view[len(head) :], start, wait=False) == end - start:
+                view[: len(head)] = head
+                try:
+                    sent = os.write(connection, view)
+                except BlockingIOError:
+                    sent = 0
+                self.sent = max(0, sent - len(head))
+                return head[sent:], start + self.sent
+        return _send_head(connection, head), start
+
+    async def _send_rest(self, connection: int, fd: int, head: bytes, at: int) -> None:
+        """What did not fit into the socket at once."""
+        # The transport may close its socket while this one is waited for.
+        watched = os.dup(connection)
+        try:
+            while head:
+                await _writable(watched)
+                head = _send_head(watched, head)
+            end = self._span.end
+            while at < end:
+                if not self._is_cached(at):
+                    count = min(PIECE, end - at)
+                    # Has the system read it: what is sent next is in memory then.
+                    await self._runtime.offload(_read_ahead, self._blob, at, count)
+                before = at
+                at = self._send_piece(watched, fd, at)
+                if at < min(end, before + PIECE):
+                    await _writable(watched)
+        finally:
+            os.close(watched)
+
+    def _send_piece(self, connection: int, fd: int, at: int) -> int:
+        """Sends what fits of the next `PIECE` bytes if they are in memory; the offset behind."""
+        count = min(PIECE, self._span.end - at)
+        if not self._is_cached(at):
+            return at
+        try:
+            sent = os.sendfile(connection, fd, at, count)
+        except BlockingIOError:
+            return at
+        if not sent:
+            raise DataLoss(f"a blob ends at byte {at} on disk, expected {self._blob.size}")
+        self.sent += sent
+        return at + sent
+
+    def _is_cached(self, at: int) -> bool:
+        """Whether the next piece's end is in memory; what is before it is then, too."""
+        last = min(at + PIECE, self._span.end) - 1
+        return self._blob.read_into(_PROBE, last, wait=False) >= 0
+
+
+_PROBE = memoryview(bytearray(1))
+"""What is read into it nobody looks at."""
+
+
+def _send_head(connection: int, head: bytes) -> bytes:
+    """Sends what fits of `head`, to be followed by content at once; the rest."""
+    # Only for its flag: os.write has none.  The descriptor stays its owner's.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection)
+    try:
+        return head[sock.send(head, socket.MSG_MORE) :]
+    except BlockingIOError:
+        return head
+    finally:
+        sock.detach()
+
+
+def _read_ahead(blob: Blob, at: int, count: int) -> None:
+    blob.read_into(memoryview(bytearray(count)), at)
 
 
 async def is_worthwhile(runtime: LoopRuntime, blob: Blob) -> bool:

@@ -146,6 +146,10 @@ class HttpServer:
             async with asyncio.timeout(grace):
                 await handler.drained.wait()
         await manager.shutdown(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _quiet_logger() -> logging.Logger:
