@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from cas.index.records import FILE
 from cas.store import directory, fsck, opening, scrub
 from cas.store.files import Files
 from cas.store.interface import Durability, NewAction
+from cas.store.janitor import Janitor, JanitorOptions
 from cas.store.layout import Layout
 from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.reindex import reindex
+from cas.store.space import Space
+from cas.store.usage import Meter, SizeLimits
 
 
 def data(name: str, size: int) -> bytes:
@@ -38,6 +42,8 @@ BLOBS = {"small": SMALL, "large": LARGE, "old": OLD}
 UPLOAD = "uploads/1/blobs"
 ACTION = digests.of(b"action")
 NOW = 1_900_000_000.0
+STEPS = 300
+"""More than the janitor needs for what it finds here."""
 
 
 @dataclass(slots=True)
@@ -241,6 +247,38 @@ def break_much(child: Child) -> None:
     (layout.staging / "notes").write_text("of mine")
 
 
+def fill(child: Child) -> None:
+    """More than the limit of the janitor to come."""
+    some(child)
+    with child.open() as store:
+        child.put(store, "large")
+        _begin(child, store)
+
+
+def _begin(child: Child, store: LocalStore) -> None:
+    store.upload("uploads/3/blobs", digests.of(LARGE), 0, LARGE[:1000]).suspend()
+
+
+def evict(child: Child) -> None:
+    """The janitor, a day later: everything may go."""
+    later = time.time() + 86_400 * 2
+    with ExitStack() as opened:
+        index = opening.open_index(child.layout, Files(), seam=child.index_seam)
+        opened.callback(index.close)
+        space = Space(child.layout.space, Files(), takes=False)
+        opened.callback(space.close)
+        limits = SizeLimits(max_size=index.totals().disk_bytes + index.totals().uses_bytes)
+        meter = Meter(child.layout, index, space, limits)
+        janitor = Janitor(
+            child.layout, index, child.files, space, meter, JanitorOptions(), clock=lambda: later
+        )
+        for _ in range(STEPS):
+            time.sleep(min(0.01, janitor.step()))
+            shards = (Path(child.layout.shard(digests.of(blob))) for blob in (OLD, LARGE))
+            if index.totals().entries == 1 and not any(any(shard.iterdir()) for shard in shards):
+                break
+
+
 def repair(child: Child) -> None:
     with closing(opening.open_index(child.layout, Files(), seam=child.index_seam)) as index:
         fsck.check(child.layout, index, child.files, repair=True, now=NOW)
@@ -284,6 +322,7 @@ SCENARIOS = {
     "an action result": Scenario(some, replace_action),
     "scrub, of a file": Scenario(break_old, scrub_file, frozenset({"old"})),
     "scrub, of an inline blob": Scenario(break_small, scrub_file, frozenset({"small"})),
+    "the janitor": Scenario(fill, evict, frozenset({"old", "small", "large", "action"})),
     "`fsck --repair`": Scenario(break_much, repair, frozenset({"old", "small"})),
     "`reindex`": Scenario(some, rebuild, frozenset({"small", "action"})),
     "a first start": Scenario(unmade, first_start),
