@@ -171,7 +171,7 @@ class Index:
         """
         self._seam = seam
         self._closed = False
-        self._path = path
+        self.path = path
         self._change = _Change()
         """What the transaction under way, of which there is one at most, does beside its tables."""
         self._env = _open(path, sync)
@@ -314,7 +314,7 @@ class Index:
         live = _pages(found)
         for table in (self._data, self._order, self._condemned):
             live += _pages(txn.stat(table))
-        disk = os.stat(self._path / DATA_FILE).st_blocks * 512
+        disk = os.stat(self.path / DATA_FILE).st_blocks * 512
         files = 0 if file_bytes is None else _SERIAL_KEY.unpack(file_bytes)[0]
         return Totals(found["entries"], used, live * size, disk, self.uses.disk_bytes(), files)
 
@@ -444,6 +444,12 @@ class Index:
         self._env.close()
 
     # --- for this package's other modules ----------------------------------------------
+
+    def reader_transactions(self) -> list[int]:
+        """The numbers of the transactions whose state somebody reads just now."""
+        with _translated():
+            rows = [line.split() for line in str(self._env.readers()).splitlines()]
+        return [int(row[2]) for row in rows if len(row) == 3 and row[2].isdigit()]
 
     @contextmanager
     def reading(self) -> Iterator[Tables]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from cas import digest as digests
 from cas.errors import CasError
-from cas.index import aging
+from cas.index import aging, holes
 from cas.index.lmdb import Changes, Index, on_disk
 from cas.index.records import ACTION, FILE, Record, minutes
 from cas.metrics import families
@@ -112,6 +112,7 @@ class Janitor:
         self._monotonic = monotonic
         self._look_due = 0.0
         self._hurry_due = 0.0
+        self._pages_due = 0.0
         self._round: Work | None = None
         self._chores: deque[Work] = deque([self._finish_removals(), self._mend_times()])
         self._chores_due = 0.0
@@ -169,6 +170,9 @@ class Janitor:
 
     def _look(self) -> Work:
         usage = self._measure()
+        if usage.reclaimable and self._monotonic() >= self._pages_due:
+            yield from self._give_back_pages(usage.reclaimable)
+            usage = self._measure()
         # What was promised since is as good as written.
         used = max(usage.used, usage.limit - self._space.room() - usage.reclaimable)
         demand = evict.demand(used, self._space.wanted(), usage.limit, self._options.marks)
@@ -331,7 +335,7 @@ class Janitor:
                 self._chores.append(self._sweep_actions())
             if now >= self._chores_due:
                 self._chores_due = now + CHORE_SECONDS
-                self._chores += (self._expire_uploads(), self._give_back())
+                self._chores += (self._expire_uploads(), self._give_back_times())
         if not self._chores:
             return POLL_SECONDS
         pause = next(self._chores[0], None)
@@ -382,11 +386,28 @@ class Janitor:
             facts = {"uploads": done.uploads, "bytes": done.bytes}
             log.info("uploads that nobody went on with were removed", extra=facts)
 
-    def _give_back(self) -> Work:
-        """Room in the index's files that nothing has used for a while."""
-        yield from self._give_back_times()
+    def _give_back_pages(self, need: int) -> Work:
+        """Pages of the index that are free, where they are more than its share."""
+        given = 0
+        for min_run in holes.RUNS:
+            after: int | None = -1
+            # The whole pass, even if less would do: so it is not needed again at once.
+            while after is not None:
+                begun = self._monotonic()
+                found = holes.give_back(self._index, after, min_run)
+                given += found.bytes
+                after = found.after
+                yield self._monotonic() - begun
+            if given >= need:
+                break
+        if given:
+            log.info("free pages of the index were given back", extra={"bytes": given})
+        if given < need:
+            # Somebody reads an old state.
+            self._pages_due = self._monotonic() + LOOK_SECONDS / 4
 
     def _give_back_times(self) -> Work:
+        """Pages of last-use times that hold no entry any more."""
         before: set[tuple[int, int]] = set()
         # Twice, a while apart: a use of an entry that has just gone may still be on its way, and
         # must find its page allocated.
