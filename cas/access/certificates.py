@@ -12,7 +12,8 @@ from typing import Any
 _KINDS = ("URI", "DNS", "email", "IP Address")
 """Of subject alternative names, in the order in which they name the principal."""
 
-_GRPC_KINDS = ("x509_uri", "x509_dns", "x509_email", "x509_ip")
+_GRPC_KINDS = ("peer_uri", "peer_dns", "peer_email", "peer_ip", "x509_subject_alternative_name")
+"""In the same order; the last holds all of them."""
 
 
 def of_grpc(auth: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:

@@ -8,11 +8,12 @@ from cas.access.certificates import of_grpc, of_ssl
 def test_of_grpc() -> None:
     auth = {
         "transport_security_type": [b"ssl"],
+        "x509_subject": [b"CN=build,O=Org"],
         "x509_pem_cert": [b"-----BEGIN"],
         "x509_common_name": [b"build"],
         "x509_subject_alternative_name": [b"ci.example", b"spiffe://x/ci"],
-        "x509_dns": [b"ci.example"],
-        "x509_uri": [b"spiffe://x/ci"],
+        "peer_dns": [b"ci.example"],
+        "peer_uri": [b"spiffe://x/ci"],
     }
     assert of_grpc(auth) == ("spiffe://x/ci", "ci.example", "build")
     assert of_grpc({"transport_security_type": [b"ssl"]}) == ()
