@@ -38,6 +38,11 @@ class Access:
         if caller.rights.highest < role:
             raise self._refusal(caller, "in any instance", role)
 
+    def require_everywhere(self, caller: Caller, role: Role) -> None:
+        """As `require`, for what belongs to all instances."""
+        if caller.rights.everywhere < role:
+            raise self._refusal(caller, "in all instances", role)
+
     def keeps(self, caller: Caller, instance: str) -> bool:
         """Whether what `caller` writes is kept: not where it is to be answered as if it were,
         and dropped.  Raises Unauthenticated or PermissionDenied where it is to be refused."""

@@ -94,13 +94,17 @@ class Policy:
 class Rights:
     """What one principal may do."""
 
-    __slots__ = ("_grants", "_known", "highest")
+    __slots__ = ("_grants", "_known", "everywhere", "highest")
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         self._grants = tuple(grants)
         self._known: dict[str, Role] = {}
         self.highest = max((grant.role for grant in self._grants), default=Role.NONE)
         """The role that it has somewhere."""
+        self.everywhere = max(
+            (g.role for g in self._grants if g.instance == "*"), default=Role.NONE
+        )
+        """The role that it has in all instances, those to come included."""
 
     def role(self, instance: str) -> Role:
         known = self._known.get(instance)

@@ -66,3 +66,7 @@ class Gate:
     def administer(self, context: Context) -> None:
         """Raises Unauthenticated or PermissionDenied."""
         self._access.require(context.caller, context.instance, Role.ADMIN)
+
+    def administer_all(self, context: Context) -> None:
+        """Raises Unauthenticated or PermissionDenied."""
+        self._access.require_everywhere(context.caller, Role.ADMIN)

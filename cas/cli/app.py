@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cas.cli import (
+    admin,
     completion,
     doctor,
     fsck,
@@ -48,7 +49,7 @@ DISTRIBUTION = "cas-cache"
 COMMANDS = (
     *(serve, stat, scrub, fsck, reindex),
     *(put, get, has, push, pull, save, restore, gocacheprog, doctor),
-    completion,
+    *(admin, completion),
 )
 """Of the server and its store, of the client, and for the shell.  Each has `add(commands)`, which
 adds its parser and sets ``run``."""

@@ -107,18 +107,19 @@ class GrpcWire:
         self._write: grpc.aio.StreamUnaryMultiCallable[bytes, bs.WriteResponse] = (
             channel.stream_unary(stream + "Write", None, bs.WriteResponse.FromString)
         )
-        self._query = self._unary(stream + "QueryWriteStatus", bs.QueryWriteStatusResponse)
-        self._find = self._unary(content + "FindMissingBlobs", pb.FindMissingBlobsResponse)
-        self._update = self._unary(content + "BatchUpdateBlobs", pb.BatchUpdateBlobsResponse)
-        self._batch = self._unary(content + "BatchReadBlobs", pb.BatchReadBlobsResponse)
-        self._get = self._unary(actions + "GetActionResult", pb.ActionResult)
-        self._put = self._unary(actions + "UpdateActionResult", pb.ActionResult)
-        self._capabilities = self._unary(
+        self._query = self.unary(stream + "QueryWriteStatus", bs.QueryWriteStatusResponse)
+        self._find = self.unary(content + "FindMissingBlobs", pb.FindMissingBlobsResponse)
+        self._update = self.unary(content + "BatchUpdateBlobs", pb.BatchUpdateBlobsResponse)
+        self._batch = self.unary(content + "BatchReadBlobs", pb.BatchReadBlobsResponse)
+        self._get = self.unary(actions + "GetActionResult", pb.ActionResult)
+        self._put = self.unary(actions + "UpdateActionResult", pb.ActionResult)
+        self._capabilities = self.unary(
             "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",
             pb.ServerCapabilities,
         )
 
-    def _unary(self, method: str, answer: type[M]) -> Callable[[Message], Awaitable[M]]:
+    def unary(self, method: str, answer: type[M]) -> Callable[[Message], Awaitable[M]]:
+        """A method with one request and one answer, whose failures are `cas.client.errors`."""
         call = self._channel.unary_unary(method, _bytes, answer.FromString)
 
         async def once(request: Message) -> M:

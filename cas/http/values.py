@@ -21,14 +21,11 @@ from cas.http.bodies import Body
 from cas.http.context import Context, Reply, author
 from cas.http.paths import Target
 from cas.http.status import Refused
+from cas.reapi.instances import namespace as namespace
 from cas.store.interface import NewValue, Value
 
 Place = tuple[str, str]
 """Namespace and key."""
-
-
-def namespace(kind: str, instance: str) -> str:
-    return f"{kind}/{instance}"
 
 
 def place_of(target: Target) -> Place:

@@ -47,6 +47,7 @@ MAX_KEY_BYTES = 511
 """LMDB's own limit, as it is compiled."""
 
 MINUTE = 60.0
+MAX_MINUTE = 2**32 - 1
 
 _BYTE = [bytes((value,)) for value in range(256)]
 
@@ -104,7 +105,7 @@ def pack_action(record: ActionRecord) -> bytes:
             _EXPANDED if record.expanded else 0,
             len(author),
             len(references),
-            record.written_at,
+            max(0, record.written_at),
         ),
         author,
     ]
@@ -205,6 +206,14 @@ def value_key(namespace: str, key: str) -> bytes:
     return head + raw
 
 
+def value_namespace(key: bytes) -> tuple[bytes, str]:
+    """What the `meta` keys of all values of one namespace begin with, and its name, of one of
+    them."""
+    name, _, _ = key[1:].partition(b"\0")
+    return b"\xff" + name + b"\0", name.decode()
+
+
 def minutes(seconds: float) -> int:
-    """A clock's seconds as the coarse time that records hold."""
-    return int(seconds // MINUTE)
+    """A clock's seconds as the coarse time that records hold; whatever a clock may say, in the
+    range of 32 bits."""
+    return max(0, min(int(seconds // MINUTE), MAX_MINUTE))

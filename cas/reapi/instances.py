@@ -49,6 +49,16 @@ def check_instance(name: str) -> str:
     return name
 
 
+def namespace(kind: str, instance: str) -> str:
+    """Of the values that a protocol, `kind`, keeps for an instance (`BlobStore.value`)."""
+    return f"{kind}/{instance}"
+
+
+def is_namespace_of(name: str, instance: str) -> bool:
+    """Whether `namespace` made `name` for this instance, and any protocol."""
+    return name.partition("/")[2] == instance
+
+
 def check_text(what: str, text: str, limit: int) -> None:
     """Raises InvalidArgument unless `text` is at most `limit` bytes of UTF-8 without control
     characters; `what` names it."""

@@ -11,7 +11,7 @@ import contextlib
 import sys
 import time
 
-from cas.api import service
+from cas.api import admin, service
 from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.config import Config
@@ -40,10 +40,11 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             opened.callback(allowed.close)
             gate = Gate(allowed, engine.runtime)
         checks = health.Health(engine.runtime)
-        names = [*service.SERVICES, health.SERVICE]
+        names = [*service.SERVICES, admin.SERVICE, health.SERVICE]
         engine.add_generic_rpc_handlers(
             [
                 *service.handlers(store, engine.runtime, _limits(config), EOF, gate),
+                admin.Admin(store.administration(), engine.runtime, gate).handler(),
                 checks.handler(),
                 reflection.handler(names, gate),
             ]

@@ -29,6 +29,7 @@ from cas.index.records import (
     value_key,
 )
 from cas.metrics.instruments import Metrics
+from cas.store.administration import Administration
 from cas.store.admission import Admission
 from cas.store.adopt import BAD_MEDIUM
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
@@ -344,6 +345,10 @@ class LocalStore:
         self._committer.close()
         self._space.close()
         self._index.close()
+
+    def administration(self) -> Administration:
+        """What an operator does by hand."""
+        return Administration(self._index, self.files, self._layout)
 
     # --- damage ----------------------------------------------------------------------
 
