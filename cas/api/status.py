@@ -6,6 +6,7 @@ chooses a code.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,9 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.StoreClosed: grpc.StatusCode.UNAVAILABLE,
 }
 
+_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""What passes when others end."""
+
 OK = 0
 
 log = logging.getLogger("cas.api")
@@ -49,6 +53,13 @@ def of(error: BaseException) -> tuple[grpc.StatusCode, str]:
             if code is grpc.StatusCode.DATA_LOSS:
                 log.error("stored data is damaged", extra={"error": str(error)})
             return code, str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        # The disk's or the system's fault, not ours: no traceback needed to see what is wrong.
+        reason = error.strerror or str(error)
+        log.error("the system refused an operation", extra={"error": str(error)})
+        if error.errno in _WANT:
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, f"the server lacks resources: {reason}"
+        return grpc.StatusCode.INTERNAL, f"the server's disk fails: {reason}"
     log.error("a call failed", exc_info=error)
     return grpc.StatusCode.INTERNAL, "internal error; the server's log has the details"
 

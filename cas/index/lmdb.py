@@ -10,6 +10,7 @@ one after another; it is a robust mutex, so a killed writer does not keep it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -536,7 +537,7 @@ class Index:
     def _write(self) -> Iterator[Any]:
         if self._closed:
             raise StoreClosed("the index is closed")
-        with _translated(), self._env.begin(write=True) as txn:
+        with _translated(self.path), self._env.begin(write=True) as txn:
             change = self._change = _Change()
             yield txn
             if change.file_bytes or change.recount:
@@ -633,6 +634,9 @@ def _check_length(env: lmdb.Environment, path: Path) -> None:
         )
 
 
+_LITTLE = 4 << 20
+"""Bytes: more than one commit of many small blobs writes at once."""
+
 # BadTxn: what the first look at a bad page leaves, where LMDB does not tell that itself.
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)
 
@@ -645,9 +649,17 @@ def _translated(path: Path | None = None) -> Iterator[None]:
         raise _translate(error, path) from error
 
 
+def _was_cut_short(error: lmdb.Error, path: Path | None) -> bool:
+    """Whether the disk took only a part of a write for want of room: LMDB calls that EIO."""
+    if path is None or getattr(error, "code", None) != errno.EIO:
+        return False
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize < _LITTLE
+
+
 def _translate(error: lmdb.Error, path: Path | None = None) -> CasError:
     where = f" in {path}" if path is not None else ""
-    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
+    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or _was_cut_short(error, path):
         return NoSpace(f"the index{where} has no room left: {error}")
     if isinstance(error, _DAMAGE):
         return DataLoss(f"the index{where} is damaged ({error}); {WAY_OUT}")

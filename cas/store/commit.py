@@ -247,7 +247,14 @@ class Committer:
         return ready
 
     def _sync(self, staged: Staged) -> None:
-        self._files.sync(staged.fd)
+        try:
+            self._files.sync(staged.fd)
+        except Exception:
+            # The system tells once that bytes did not reach the disk, and lets them go: another
+            # sync would succeed without them. The upload begins anew.
+            if staged.path is not None:
+                self._remove(staged.path)
+            raise
 
     def _name(self, staged: Staged) -> None:
         if staged.path is not None:
