@@ -30,6 +30,7 @@ from cas.rpc import environment
 from cas.server import access, backoff, cores, listen, messages
 from cas.server.child import Child, how_it_ended
 from cas.server.listen import Reserved
+from cas.server.manager import VARIABLES, Manager
 from cas.server.messages import Role, Task
 from cas.server.tally import Tally
 from cas.store.directory import prepare
@@ -84,11 +85,12 @@ def run(config: Config) -> int:
         listen.reserve(config.grpc) as grpc,
         listen.reserve(config.http) as http,
         contextlib.closing(Tally()) as tally,
+        contextlib.closing(Manager(os.environ)) as manager,
     ):
         log.configure(config.log_format, config.log_level)
         for reserved in (grpc, http):
             access.warn(config, reserved.addresses, reserved.shown)
-        return Supervisor(config, grpc, http, wakeup, tally).run()
+        return Supervisor(config, grpc, http, wakeup, tally, manager).run()
 
 
 @dataclass(slots=True)
@@ -141,10 +143,17 @@ class Supervisor:
     """Keeps as many workers serving as the configuration asks for."""
 
     def __init__(
-        self, config: Config, grpc: Reserved, http: Reserved, wakeup: _Wakeup, tally: Tally
+        self,
+        config: Config,
+        grpc: Reserved,
+        http: Reserved,
+        wakeup: _Wakeup,
+        tally: Tally,
+        manager: Manager,
     ) -> None:
         self._config = config
         self._tally = tally
+        self._manager = manager
         self._grpc = grpc
         self._http = http
         self._wakeup = wakeup
@@ -199,6 +208,7 @@ class Supervisor:
         if sys.stdout is not None:
             with contextlib.suppress(OSError):
                 os.write(sys.stdout.fileno(), _ready_line(self._grpc, self._http))
+        self._manager.ready(f"serving grpc={self._grpc.shown} http={self._http.shown}")
 
     def _pids(self, role: Role) -> list[int]:
         return [slot.child.pid for slot in self._slots if slot.child and slot.role == role]
@@ -214,7 +224,9 @@ class Supervisor:
             },
         )
         begun = time.monotonic()
-        deadline = begun + self._config.drain_timeout + CLOSE_TIMEOUT
+        limit = self._config.drain_timeout + CLOSE_TIMEOUT
+        deadline = begun + limit
+        self._manager.stopping(limit + KILL_TIMEOUT)
         for roles in DRAIN_ORDER:
             leaving = [slot for slot in self._slots if slot.role in roles]
             for slot in leaving:
@@ -241,6 +253,7 @@ class Supervisor:
             else:
                 self._listen(key.data)
         now = time.monotonic()
+        self._manager.alive(now)
         for slot in self._slots:
             if slot.child is None:
                 if self._stop is None and now >= slot.due:
@@ -263,7 +276,8 @@ class Supervisor:
         """Seconds until something may be due."""
         now = time.monotonic()
         waiting = [slot.due - now for slot in self._slots if slot.child is None or slot.hung]
-        return max(_SHORTEST_TURN, min([TURN, *waiting])) if self._stop is None else TURN
+        longest = min(TURN, self._manager.interval)
+        return max(_SHORTEST_TURN, min([longest, *waiting])) if self._stop is None else longest
 
     def _start(self, slot: _Slot) -> None:
         task = Task(
@@ -378,7 +392,8 @@ def _environ() -> dict[str, str]:
     # gRPC writes lines of its own to stderr, in its own form; what matters of them comes back
     # as errors. Whoever hunts a fault in gRPC sets this, and GRPC_TRACE, for himself.
     quiet = {"GRPC_VERBOSITY": "NONE"}
-    return {**quiet, **environment.variables(), **os.environ}
+    inherited = {name: text for name, text in os.environ.items() if name not in VARIABLES}
+    return {**quiet, **environment.variables(), **inherited}
 
 
 def _ready_line(grpc: Reserved, http: Reserved) -> bytes:
