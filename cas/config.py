@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from cas import tables
-from cas.access.roles import ROLES, Rule
+from cas.access.roles import ANONYMOUS, ROLES, Rule
 from cas.access.settings import JwtSettings
 from cas.errors import ConfigError
 from cas.options import (
@@ -358,7 +358,7 @@ def _check_access(config: Config) -> None:
         raise ConfigError("tls_cert and tls_key go together: one is set and the other is not")
     if config.tls_client_ca is not None and config.tls_cert is None:
         raise ConfigError("tls_client_ca needs TLS: tls_cert and tls_key are not set")
-    taken = {"user", "token", "cert", "anonymous"}
+    taken = {"user", "token", "cert", ANONYMOUS}
     issuers = set()
     for jwt in config.jwt:
         if jwt.name in taken:
@@ -372,6 +372,21 @@ def _check_access(config: Config) -> None:
             )
         taken.add(jwt.name)
         issuers.add(jwt.issuer)
+    for rule in config.access:
+        if not any(_may_fit(rule.principal, name) for name in taken):
+            raise ConfigError(
+                f"[[access]] principal {rule.principal!r} fits nobody; expected a pattern of "
+                f"{', '.join(sorted(f'{name}:…' for name in taken - {ANONYMOUS}))}, "
+                f"{ANONYMOUS} or *"
+            )
+
+
+def _may_fit(pattern: str, kind: str) -> bool:
+    """Whether a pattern can fit names of this kind of principal: ``ci-*`` alone never does."""
+    if kind == ANONYMOUS:
+        return pattern == ANONYMOUS
+    head, star, _ = pattern.partition("*")
+    return head.startswith(f"{kind}:") or (bool(star) and f"{kind}:".startswith(head))
 
 
 def _absolute(name: str, path: Path) -> Path:

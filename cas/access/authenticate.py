@@ -35,9 +35,11 @@ KEPT_REFUSED: Final = 10.0
 REMEMBERED: Final = 4096
 """Credentials of either sort."""
 THREADS: Final = 2
-"""Checks at a time; a password's takes one of them for as long as bcrypt was told to."""
+"""Passwords checked at a time, each for as long as bcrypt was told to; as many threads more are
+for what else there is, which a flood of wrong passwords must not hold up."""
 MAX_WAITING: Final = 128
-"""Checks that are begun or wait; further credentials that are not known are refused."""
+"""Checks of either sort that are begun or wait; further credentials that are not known are
+refused."""
 MAX_HEADER: Final = 16 << 10
 """Characters of an Authorization header that are looked at."""
 
@@ -108,15 +110,16 @@ class Authenticator:
         self._known: dict[bytes, Caller] = {}
         self._refused: dict[bytes, tuple[str, float]] = {}
         self._certificates: dict[tuple[str, ...], Caller] = {}
-        self._running: dict[bytes, Check] = {}
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="access")
+        self._passwords = _Lane("access-passwords")
+        self._others = _Lane("access")
         self._watcher = Watcher(watched, self.forget) if watched else None
 
     def close(self) -> None:
         """Ends its threads; checks that were not begun fail."""
         if self._watcher is not None:
             self._watcher.close()
-        self._threads.shutdown(cancel_futures=True)
+        self._passwords.close()
+        self._others.close()
 
     def forget(self) -> None:
         """Has all credentials checked again: something that they stand on has changed."""
@@ -149,16 +152,17 @@ class Authenticator:
 
     def _check(self, key: bytes, header: str) -> Check:
         with self._lock:
-            running = self._running.get(key)
+            lane = self._passwords if header[:5].lower() == "basic" else self._others
+            running = lane.running.get(key)
             if running is not None:
                 return running
-            if len(self._running) >= MAX_WAITING:
+            if len(lane.running) >= MAX_WAITING:
                 raise LimitExceeded(
                     f"{MAX_WAITING} credentials are being checked, the most at a time"
                 )
-            future = self._threads.submit(self._checked, key, header, self._generation)
-            begun = self._running[key] = Check(future)
-        future.add_done_callback(lambda _: self._running.pop(key, None))
+            future = lane.threads.submit(self._checked, key, header, self._generation)
+            begun = lane.running[key] = Check(future)
+        future.add_done_callback(lambda _: lane.running.pop(key, None))
         return begun
 
     def _checked(self, key: bytes, header: str, generation: int) -> Caller:
@@ -223,6 +227,18 @@ class Authenticator:
             with self._lock:
                 _remember(self._certificates, names, known)
         return known
+
+
+class _Lane:
+    """Checks of one sort."""
+
+    def __init__(self, name: str) -> None:
+        self.running: dict[bytes, Check] = {}
+        """By what they check."""
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
+
+    def close(self) -> None:
+        self.threads.shutdown(cancel_futures=True)
 
 
 def open_authenticator(settings: AccessSettings) -> Authenticator:

@@ -37,4 +37,4 @@ def of_ssl(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in names if name))
+    return tuple(dict.fromkeys(name for name in names if name and name.isprintable()))

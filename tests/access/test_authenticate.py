@@ -206,6 +206,8 @@ def test_checks_under_way_are_bounded_and_who_is_known_is_not_held_up() -> None:
     with pytest.raises(LimitExceeded, match="credentials are being checked"):
         authenticator.caller(basic("one-more", "x"))
     assert authenticator.caller(basic("known", PASSWORD)) is known
+    with pytest.raises(Unauthenticated, match="scheme"):
+        resolved(authenticator.caller("Bearer some-other-kind-of-credentials"))
     users.gate.set()
     for check in checks:
         with pytest.raises(Unauthenticated):
@@ -257,7 +259,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         authenticator.caller(None, (f"cert-{number}",))
     for kept in ("_known", "_refused", "_certificates"):
         assert len(vars(authenticator)[kept]) == 10
-    assert not vars(authenticator)["_running"]
+    assert not vars(authenticator)["_passwords"].running
     authenticator.close()
 
 

@@ -225,6 +225,28 @@ def test_two_headers_are_refused(client: Client) -> None:
         capabilities(client, ("authorization", right), ("authorization", right))
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (("authorization", bearer("x" * 100_000)),),
+        tuple((f"x-{number}", "y" * 100) for number in range(2_000)),
+        tuple(("authorization", bearer("x" * 20)) for _ in range(200)),
+    ],
+    ids=["long", "many", "many of ours"],
+)
+def test_huge_metadata_is_refused(client: Client, metadata: Metadata) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        capabilities(client, *metadata)
+    error: Any = caught.value
+    assert error.code() in (
+        UNAUTHENTICATED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+    )
+    assert capabilities(client, *sent(bearer(TOKENS["admin"])))
+
+
 def test_a_flood_of_wrong_passwords_leaves_others_alone(client: Client, here: Blob) -> None:
     request = pb.GetCapabilitiesRequest(instance_name="main")
     flood = [

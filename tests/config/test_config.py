@@ -304,6 +304,12 @@ def test_what_is_said_of_a_wrong_table(file: Path, text: str, said: str) -> None
         ("tls_cert = '/c'", "tls_cert and tls_key go together"),
         ("tls_key = '/k'", "tls_cert and tls_key go together"),
         ("tls_client_ca = '/k'", "tls_client_ca needs TLS"),
+        (
+            "[[access]]\nrole = 'read'\nprincipal = 'ci-*'",
+            r"principal 'ci-\*' fits nobody; expected a pattern of cert:…, token:…, user:…, anon",
+        ),
+        ("[[access]]\nrole = 'read'\nprincipal = 'anonym*'", "'anonym.' fits nobody"),
+        ("[[access]]\nrole = 'read'\nprincipal = 'jwt:*'", "'jwt:.' fits nobody"),
         (JWT + "name = 'user'", r"\[\[jwt\]\] name 'user' is taken"),
         (JWT + JWT.replace("'i'", "'j'"), r"\[\[jwt\]\] name 'jwt' is taken"),
         (JWT + JWT + "name = 'x'", r"\[\[jwt\]\] issuer 'i' is there twice"),

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from cas import digest as digests
 from cas.digest import Digest
-from cas.errors import CasError
+from cas.errors import CasError, NotFound
 from cas.index.records import FILE
+from cas.reapi.instances import is_namespace_of
 from cas.store import directory, fsck, opening, scrub
 from cas.store.files import Files
 from cas.store.interface import Durability, NewAction
@@ -279,6 +280,16 @@ def evict(child: Child) -> None:
                 break
 
 
+def remove(child: Child) -> None:
+    """An operator removes a blob, and an instance."""
+    with child.open() as store:
+        administration = store.administration()
+        with suppress(NotFound):
+            administration.delete_blob(digests.of(OLD))
+        for _ in administration.drop_instance("main", is_namespace_of):
+            pass
+
+
 def repair(child: Child) -> None:
     with closing(opening.open_index(child.layout, Files(), seam=child.index_seam)) as index:
         fsck.check(child.layout, index, child.files, repair=True, now=NOW)
@@ -323,6 +334,7 @@ SCENARIOS = {
     "scrub, of a file": Scenario(break_old, scrub_file, frozenset({"old"})),
     "scrub, of an inline blob": Scenario(break_small, scrub_file, frozenset({"small"})),
     "the janitor": Scenario(fill, evict, frozenset({"old", "small", "large", "action"})),
+    "a removal by hand": Scenario(some, remove, frozenset({"old", "action"})),
     "`fsck --repair`": Scenario(break_much, repair, frozenset({"old", "small"})),
     "`reindex`": Scenario(some, rebuild, frozenset({"small", "action"})),
     "a first start": Scenario(unmade, first_start),
