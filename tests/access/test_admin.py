@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from cas.cli import main
 from cas.pb import admin_pb2
 from cas.pb import remote_execution_pb2 as pb
 from tests.access.serving import (
@@ -28,7 +26,7 @@ from tests.access.serving import (
     written,
 )
 from tests.conformance.client import Blob, Client, fails, fresh, request_metadata
-from tests.server.serving import PATIENCE, ROOT, Server
+from tests.server.serving import PATIENCE, Server
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -235,50 +233,51 @@ def test_a_dropped_instance_is_empty(client: Client, server: Server) -> None:
 
 # --- cas admin
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(server: Server) -> Command:
-    def run(*words: str, instance: str = "cli", token: str = "admin") -> Any:
-        url = f"grpc://{server.address}/{instance}"
-        environ = {**os.environ, "CAS_REMOTE": url, "CAS_REMOTE_TOKEN": TOKENS[token]}
-        return subprocess.run(
-            [sys.executable, "-m", "cas", "admin", *words],
-            cwd=ROOT,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command; its exit code, and what it printed."""
+
+    def run(*words: str, token: str = "admin") -> tuple[int, str, str]:
+        monkeypatch.setenv("CAS_REMOTE", f"grpc://{server.address}/cli")
+        monkeypatch.setenv("CAS_REMOTE_TOKEN", TOKENS[token])
+        capsys.readouterr()
+        code = main(["admin", *words])
+        return code, *capsys.readouterr()
 
     return run
 
 
-def test_the_command(client: Client, command: Command, tmp_path: Path) -> None:
+def test_the_command(client: Client, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     action = acted(client, "cli", (*WRITER, *request_metadata("bazel", "7.4.0")))
-    told = command("who", action.hash, "--json")
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout)["principal"] == "token:writer"
-    listed = command("list", "--principal", "token:writer")
-    assert listed.stdout.split()[1:3] == [action.hash, "token:writer"]
-    assert listed.stdout.rstrip().endswith("bazel 7.4.0")
-    assert command("delete-action", f"{action.hash}/{action.size_bytes}").returncode == 0
-    absent = command("who", action.hash)
-    assert absent.returncode == 3
-    assert "no action result" in absent.stderr
+    code, told, complained = run("who", action.hash, "--json")
+    assert (code, complained) == (0, "")
+    assert json.loads(told)["principal"] == "token:writer"
+    _, listed, _ = run("list", "--principal", "token:writer")
+    assert listed.split()[1:3] == [action.hash, "token:writer"]
+    assert listed.endswith("bazel 7.4.0\n")
+    assert run("delete-action", f"{action.hash}/{action.size_bytes}")[:2] == (0, "deleted\n")
+    code, told, complained = run("who", action.hash)
+    assert (code, told) == (3, "")
+    assert "no action result" in complained
 
     blob = uploaded(client)
-    assert command("delete-blob", f"{blob.hash}/{blob.size}").returncode == 0
-    assert command("delete-blob", f"{blob.hash}/{blob.size}").returncode == 3
+    assert run("delete-blob", f"{blob.hash}/{blob.size}")[0] == 0
+    assert run("delete-blob", f"{blob.hash}/{blob.size}")[0] == 3
     acted(client, "cli")
-    unasked = command("drop-instance")
-    assert unasked.returncode == 2
-    assert "--yes" in unasked.stderr
-    assert command("drop-instance", "--yes").stdout == "1 entries deleted\n"
-    denied = command("drop-instance", "--yes", token="writer")
-    assert denied.returncode == 1
-    assert "token:writer may not administer" in denied.stderr
-    assert TOKENS["writer"] not in denied.stderr
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    code, _, complained = run("drop-instance")
+    assert code == 2, "nobody is there to answer"
+    assert "--yes" in complained
+    assert run("drop-instance", "--yes")[:2] == (0, "1 entries deleted\n")
+    code, _, complained = run("drop-instance", "--yes", token="writer")
+    assert code == 1
+    assert "token:writer may not administer" in complained
+    assert TOKENS["writer"] not in complained
+
+
+def test_the_command_needs_grpc(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["admin", "who", "0" * 64, "--remote", "http://127.0.0.1:1/x"]) == 1
+    assert "expected grpc://" in capsys.readouterr().err
