@@ -169,7 +169,7 @@ signal.sigwait(every)
     while "ready" not in log.read_text():
         daemon.check_alive()
         clock.left()
-    said = server.stop(server.CasServer(daemon, "127.0.0.1:1"))
+    said = server.stop(server.CasServer(daemon, "127.0.0.1:1", "none"))
     assert len(said) == bool(wrong)
     assert wrong in "".join(said)
     assert wait_for_group(daemon.process.pid, 10)

@@ -110,10 +110,28 @@ def checks(release: Release, units: int) -> tuple[Check, ...]:
     )
 
 
-def _check(release: Release, bench: Bench, units: int, instance: str) -> str:
+def http_check(release: Release, units: int) -> Check:
+    """The check over HTTP, in an instance whose name has a slash."""
+
+    def check(bench: Bench) -> str:
+        caches = [f"http://{address}/a/b" for address in (bench.fills_http, bench.served_http)]
+        return _check(release, bench, units, "", (caches[0], caches[1]))
+
+    return Check(f"{release.name}[http]", release.name, 240, check, http=True)
+
+
+def _check(
+    release: Release,
+    bench: Bench,
+    units: int,
+    instance: str,
+    caches: tuple[str, str] | None = None,
+) -> str:
+    """`caches` are the URLs to fill and to be served by, over gRPC if they are not given."""
+    fills, served_by = caches or (f"grpc://{bench.fills}", f"grpc://{bench.served_by}")
     workspace = write_workspace(bench.work, units)
 
-    first = _build(release, bench, workspace, instance, bench.fills, "first")
+    first = _build(release, bench, workspace, instance, fills, "first")
     counts = parse_counts(first.output)
     _no_warnings(first.output, "first")
     if counts.hits or counts.other or counts.local < workspace.least_actions:
@@ -125,7 +143,7 @@ def _check(release: Release, bench: Bench, units: int, instance: str) -> str:
     _complete(built)
     shutil.rmtree(_output_base(bench, "first"), onerror=_writable_first)
 
-    second = _build(release, bench, workspace, instance, bench.served_by, "second")
+    second = _build(release, bench, workspace, instance, served_by, "second")
     again = parse_counts(second.output)
     if again.local or again.other or again.hits != counts.local:
         raise NotServed(
@@ -150,7 +168,7 @@ def _output_base(bench: Bench, which: str) -> Path:
 
 
 def _build(
-    release: Release, bench: Bench, workspace: Workspace, instance: str, address: str, which: str
+    release: Release, bench: Bench, workspace: Workspace, instance: str, cache: str, which: str
 ) -> Finished:
     home = bench.work / f"home-{which}"
     home.mkdir()
@@ -166,7 +184,7 @@ def _build(
         "--host_jvm_args=-Djava.net.preferIPv4Stack=true",
         *release.startup,
         "build",
-        f"--remote_cache=grpc://{address}",
+        f"--remote_cache={cache}",
         f"--remote_instance_name={instance}",
         "--remote_timeout=60",
         "--remote_accept_cached=true",

@@ -13,10 +13,9 @@ from .tools import Tools
 @dataclass(frozen=True)
 class Bench:
     """Where one check works: a scratch directory of its own, and the servers (host:port) it fills
-    and is served by.
+    and is served by: over gRPC, and over HTTP where they end with `_http`, empty for none.
 
-    `fills` and `served_by` are the same server, but in prove mode, where `served_by` is an empty
-    one.
+    Both are the same server, but in prove mode, where the latter is an empty one.
     """
 
     work: Path
@@ -24,15 +23,18 @@ class Bench:
     served_by: str
     tools: Tools
     clock: Clock
+    fills_http: str = ""
+    served_http: str = ""
 
 
 @dataclass(frozen=True)
 class Check:
     """`carry_out` returns what was served, in one line, and raises what `errors` defines
-    otherwise.
+    otherwise.  `http` is whether it needs a server's HTTP front.
     """
 
     name: str
     client: str
     seconds: float
     carry_out: Callable[[Bench], str]
+    http: bool = False

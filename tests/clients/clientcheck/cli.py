@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from . import bazel, buildgrid, casd, moon, server
+from . import bazel, buildgrid, casd, ccache, gradle, moon, nx, sccache, server, turborepo
 from .check import Bench, Check
 from .errors import CheckError, NotInstalled, NotServed, Skipped
 from .install import install
@@ -26,10 +26,16 @@ ROOT = Path(__file__).resolve().parents[3]
 
 CHECKS: tuple[Check, ...] = (
     *bazel.checks(bazel.BAZEL4, units=40),
+    bazel.http_check(bazel.BAZEL4, units=10),
     *bazel.checks(bazel.BAZEL2, units=20),
     *moon.CHECKS,
     *buildgrid.CHECKS,
     *casd.CHECKS,
+    *ccache.CHECKS,
+    *sccache.CHECKS,
+    *turborepo.CHECKS,
+    *nx.CHECKS,
+    *gradle.CHECKS,
 )
 
 
@@ -72,17 +78,18 @@ def _run(clients: Sequence[str], options: argparse.Namespace, work: Path) -> int
     own: dict[str, list[str]] = {}
     with ExitStack() as stack:
 
-        def start(name: str) -> str:
+        def start(name: str) -> tuple[str, str]:
             started = server.start(
                 server.find_cas(ROOT), work, name, shlex.split(options.serve_args)
             )
             stack.callback(lambda: own.update({name: server.stop(started)}))
-            return started.address
+            return started.address, started.http
 
-        fills = options.remote or start("server")
+        fills = (options.remote, options.remote_http) if options.remote else start("server")
         served_by = fills
         if options.prove:
-            served_by = options.empty or start("empty-server")
+            empty = (options.empty, options.empty_http)
+            served_by = empty if options.empty else start("empty-server")
         for check in CHECKS:
             if check.client in absent:
                 _print(check.name, False, 0.0, absent[check.client])
@@ -90,7 +97,9 @@ def _run(clients: Sequence[str], options: argparse.Namespace, work: Path) -> int
             elif check.client in clients:
                 scratch = work / f"check{len(outcomes)}"
                 scratch.mkdir()
-                bench = Bench(scratch, fills, served_by, tools, Clock.of(check.seconds))
+                clock = Clock.of(check.seconds)
+                grpc, http = zip(fills, served_by, strict=True)
+                bench = Bench(scratch, *grpc, tools, clock, *http)
                 outcomes.append(_verdict(check, bench, options.prove))
                 if not options.keep:
                     _remove(scratch)
@@ -123,6 +132,8 @@ def _verdict(check: Check, bench: Bench, prove: bool) -> bool | None:
     began = time.monotonic()
     outcome: bool | None
     try:
+        if check.http and not (bench.fills_http and bench.served_http):
+            raise Skipped("no HTTP front is named: --remote-http, --empty-http")
         said, outcome = check.carry_out(bench), not prove
         if prove:
             said = f"it passed, though nothing was cached: {said}"
@@ -152,12 +163,21 @@ def _parser() -> argparse.ArgumentParser:
         "--remote", metavar="HOST:PORT", help="a server that runs already, instead of an own one"
     )
     parser.add_argument(
+        "--remote-http",
+        default="",
+        metavar="HOST:PORT",
+        help="with --remote: its HTTP front; without it, what needs one is skipped",
+    )
+    parser.add_argument(
         "--prove",
         action="store_true",
         help="serve the second half of each check from an empty server; each must notice",
     )
     parser.add_argument(
         "--empty", metavar="HOST:PORT", help="with --prove and --remote: the empty server"
+    )
+    parser.add_argument(
+        "--empty-http", default="", metavar="HOST:PORT", help="with --empty: its HTTP front"
     )
     parser.add_argument(
         "--serve-args",

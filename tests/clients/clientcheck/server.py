@@ -19,10 +19,11 @@ STOP_SECONDS = 30
 
 @dataclass(frozen=True)
 class CasServer:
-    """A running `cas serve`; `address` is its gRPC front, host:port."""
+    """A running `cas serve`; `address` is its gRPC front, `http` its HTTP front, host:port."""
 
     daemon: Daemon
     address: str
+    http: str
 
 
 def start(cas: Path, work: Path, name: str, arguments: Sequence[str]) -> CasServer:
@@ -42,7 +43,7 @@ def start(cas: Path, work: Path, name: str, arguments: Sequence[str]) -> CasServ
             "--grpc",
             "127.0.0.1:0",
             "--http",
-            "none",
+            "127.0.0.1:0",
             *arguments,
         ],
         env=closed_environment(home),
@@ -52,9 +53,9 @@ def start(cas: Path, work: Path, name: str, arguments: Sequence[str]) -> CasServ
     clock = Clock.of(_START_SECONDS)
     try:
         while True:
-            ready = re.search(r"^ready grpc=(\S+)", read(stdout), re.MULTILINE)
+            ready = re.search(r"^ready grpc=(\S+) http=(\S+)$", read(stdout), re.MULTILINE)
             if ready:
-                return CasServer(daemon, ready.group(1))
+                return CasServer(daemon, ready.group(1), ready.group(2))
             daemon.check_alive()
             clock.left()
             time.sleep(0.05)

