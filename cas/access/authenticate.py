@@ -130,11 +130,12 @@ class Authenticator:
 
     def caller(self, header: str | None, certificate: tuple[str, ...] = ()) -> Caller | Check:
         """Who sends this Authorization header (None for none) over a connection whose client's
-        certificate has these names.  The header counts before the certificate.
+        certificate has these names.  The header counts before the certificate; where no kind of
+        header is served there is nothing that it could be wrong by, and it does not count.
 
         Raises Unauthenticated, or LimitExceeded when too many checks are under way.
         """
-        if header is None:
+        if header is None or not self.schemes:
             return self._certified(certificate) if certificate else self.anonymous
         if len(header) > MAX_HEADER:
             raise Unauthenticated(f"the Authorization header has more than {MAX_HEADER} characters")
@@ -202,8 +203,7 @@ class Authenticator:
             if self._bearers is not None:
                 raise Unauthenticated("the token is not one that is known here")
         raise Unauthenticated(
-            "the Authorization header's scheme is not served; expected "
-            + (" or ".join(self.schemes) or "no such header")
+            f"the Authorization header's scheme is not served; expected {' or '.join(self.schemes)}"
         )
 
     def _user(self, encoded: str, users: Users) -> Principal:

@@ -81,6 +81,15 @@ def test_every_kind_of_credentials(opened: Authenticator) -> None:
     assert both.rights.role("main") is Role.WRITE
 
 
+def test_where_no_header_is_served_none_counts() -> None:
+    authenticator = Authenticator(Policy())
+    assert authenticator.caller("Bearer whatever") is authenticator.anonymous
+    found = authenticator.caller("Basic whatever", ("build",))
+    assert isinstance(found, Caller)
+    assert found.name == "cert:build"
+    authenticator.close()
+
+
 def test_what_was_right_is_not_checked_again(opened: Authenticator) -> None:
     header = basic("alice", PASSWORD)
     first = opened.caller(header)
