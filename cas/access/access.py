@@ -53,8 +53,9 @@ class Access:
             return False
         raise self._refusal(caller, f"in instance {instance!r}", Role.WRITE)
 
-    def may(self, caller: Caller, instance: str, role: Role) -> bool:
-        return caller.rights.role(instance) >= role
+    def takes(self, caller: Caller, instance: str) -> bool:
+        """Whether what `caller` writes is answered as if it were kept, kept or not."""
+        return caller.rights.role(instance) >= (Role.READ if self._discard else Role.WRITE)
 
     def _refusal(self, caller: Caller, where: str, role: Role) -> CasError:
         does = _DOES[role]

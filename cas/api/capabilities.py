@@ -50,13 +50,15 @@ class Capabilities:
         context.instance = names.check_instance(request.instance_name)
         if self._gate is not None:
             self._gate.read(context)
-            if not self._gate.may_write(context):
+            # Bazel 4 does not build at all where it is told no (unless it is told not to upload);
+            # that is what dropping writes is for.
+            if not self._gate.takes(context):
                 return self._readers
         return self._answer
 
 
 def describe(limits: Limits, *, update_enabled: bool) -> pb.ServerCapabilities:
-    """The capabilities for a caller that may, or may not, write action results."""
+    """The capabilities for a caller whose action results are taken, or are not."""
     return pb.ServerCapabilities(
         cache_capabilities=pb.CacheCapabilities(
             digest_functions=[pb.DigestFunction.Value.Name(f.number) for f in FUNCTIONS],

@@ -60,8 +60,9 @@ class Gate:
         """
         return self._access.keeps(context.caller, context.instance)
 
-    def may_write(self, context: Context) -> bool:
-        return self._access.may(context.caller, context.instance, Role.WRITE)
+    def takes(self, context: Context) -> bool:
+        """Whether what the caller writes is answered as if it were kept, kept or not."""
+        return self._access.takes(context.caller, context.instance)
 
     def administer(self, context: Context) -> None:
         """Raises Unauthenticated or PermissionDenied."""
