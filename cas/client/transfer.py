@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -98,19 +97,28 @@ class Pieces:
         return piece
 
     async def pull(self) -> bytes:
-        reading = self._reading or asyncio.ensure_future(self._run(self._next))
-        piece = await reading
+        reading = self._reading or self._read_next()
+        # Whoever pulls may be cancelled, as aiohttp does once the answer is there; a thread that
+        # reads cannot be, and `close` waits for it.
+        piece = await asyncio.shield(reading)
         # What was read before this piece has been sent.
         self._told.reach(self._at - len(piece))
-        self._reading = asyncio.ensure_future(self._run(self._next)) if piece else None
+        self._reading = None
+        if piece:
+            self._read_next()
         self._tally.sent_bytes += len(piece)
         return piece
+
+    def _read_next(self) -> asyncio.Future[bytes]:
+        self._reading = asyncio.ensure_future(self._run(self._next))
+        return self._reading
 
     async def close(self) -> None:
         """Waits for a read under way: its file is about to be closed."""
         if self._reading is not None:
-            with suppress(OSError):
-                await self._reading
+            await asyncio.wait([self._reading])
+            if not self._reading.cancelled():
+                self._reading.exception()  # Of no interest: nobody wants the piece.
 
 
 class Drain:

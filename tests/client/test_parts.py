@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cas import digest as digests
 from cas.client.budget import Budget
 from cas.client.compress import Compressed, Decompressor
 from cas.client.errors import RemoteError, Unavailable
 from cas.client.overgrpc import read_data, write_head, write_request
 from cas.client.retry import Retry, retried
+from cas.client.transfer import Pieces, Tally, Told
+from cas.digest import SHA256
 from cas.pb import bytestream_pb2 as bs
+from tests.client.serving import PATIENCE
 
 QUICK = Retry(attempts=3, first=0.001, longest=0.002)
 
@@ -119,3 +125,32 @@ def test_what_was_compressed_comes_back_whatever_the_pieces(
 def test_damaged_zstd_is_an_error_of_the_remote() -> None:
     with pytest.raises(RemoteError, match="damaged zstd"):
         Decompressor().feed(b"not zstd at all")
+
+
+def test_who_pulls_may_be_cancelled_and_the_read_under_way_is_waited_for() -> None:
+    async def run() -> None:
+        release = threading.Event()
+        closed = False
+
+        def read(offset: int, size: int) -> bytes:
+            release.wait(PATIENCE)
+            assert not closed
+            return b"x" * size
+
+        loop = asyncio.get_running_loop()
+        tally = Tally()
+        digest = digests.make(SHA256, bytes(32), 10)
+        pieces = Pieces(
+            partial(loop.run_in_executor, None), tally, read, digest, False, 0, Told(bool)
+        )
+        pulling = asyncio.ensure_future(pieces.pull())
+        await asyncio.sleep(0.01)
+        pulling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pulling
+        loop.call_later(0.05, release.set)
+        await pieces.close()
+        assert release.is_set()
+        closed = True
+
+    asyncio.run(run())
