@@ -34,7 +34,7 @@ KILLS_PER_SECOND = 2.0
 """Asked for; a start of the server, which no kill interrupts, takes its time too."""
 OLD_BYTES = 256 * MIB
 """Written before the run with the age of a day: what eviction may take."""
-NEW_PER_SECOND = 4 * MIB
+NEW_PER_SECOND = 2 * MIB
 """Bytes that the run may acknowledge; beyond that, clients write small blobs only."""
 MAX_NEW = 8192 * MIB
 MARGIN = 192 * MIB
@@ -66,6 +66,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--kills", type=int, default=0, help="go on until so many were made")
     parser.add_argument("--seed", type=int, help="of sizes, contents and kills (default: random)")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--durability", default="strict", choices=("strict", "batch", "none"))
@@ -95,7 +96,7 @@ def _torture(options: argparse.Namespace, seed: int, directory: Path) -> bool:
     for thread in threads:
         thread.start()
     try:
-        kills = _kill(server, dice, options.seconds, journal)
+        kills = _kill(server, dice, options, journal)
     finally:
         pace.stop.set()
         for thread in threads:
@@ -124,11 +125,12 @@ def _fill(store: Path) -> None:
                 pending.wait(600)
 
 
-def _kill(server: Server, dice: random.Random, seconds: float, journal: Journal) -> Counter[str]:
+def _kill(
+    server: Server, dice: random.Random, options: argparse.Namespace, journal: Journal
+) -> Counter[str]:
     kills: Counter[str] = Counter()
-    end = time.monotonic() + seconds
-    told = time.monotonic()
-    while time.monotonic() < end:
+    began = told = time.monotonic()
+    while time.monotonic() - began < options.seconds or kills.total() < options.kills:
         time.sleep(min(5.0, dice.expovariate(KILLS_PER_SECOND)))
         [way] = dice.choices(list(WAYS), list(WAYS.values()))
         if way in ("supervisor", "all"):
@@ -138,12 +140,12 @@ def _kill(server: Server, dice: random.Random, seconds: float, journal: Journal)
         else:
             kills[way] += server.kill_child(f"cas.server.{way}", dice)
         if journal.lost or journal.wrong:
-            print(f"at {seconds - (end - time.monotonic()):.0f} s: a fault; no more kills")
+            print(f"at {time.monotonic() - began:.0f} s: a fault; no more kills")
             break
         if time.monotonic() - told > 30:
             told = time.monotonic()
             print(
-                f"  {seconds - (end - told):.0f} s: {kills.total()} kills, "
+                f"  {told - began:.0f} s: {kills.total()} kills, "
                 f"{len(journal.blobs):,} blobs acknowledged",
                 flush=True,
             )
