@@ -14,10 +14,10 @@ PYTHON ?= $(shell config/python)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup serve test lint format bench torture clients prometheus lock
+.PHONY: help setup serve test lint format bench torture clients prometheus deploy-lint lock
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Set up .venv: locked dependencies, the project itself, generated modules.
 
@@ -51,6 +51,11 @@ clients: setup ## Install real clients, drive them against a server; CLIENTS='â€
 prometheus: setup ## promtool and a real Prometheus against a loaded server.
 	tests/prometheus/setup
 	tests/prometheus/run
+
+deploy-lint: setup ## Linters and schemas, of what deploy/ has.
+	tests/prometheus/setup
+	tests/deploy/setup
+	tests/deploy/run
 
 lock: setup ## Take the newest versions that pyproject.toml allows into requirements.lock.
 	$(PIP) install --quiet 'uv>=0.5,<1'
