@@ -49,11 +49,7 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
     if store.contains(digest):
         digests.verify(digest, data)
         return Answer(200)
-    if size <= store.inline_threshold:
-        pending = store.put([(digest, data)])[0]
-    else:
-        pending = (await runtime.offload(store.put, [(digest, data)]))[0]
-    await runtime.wait(pending)
+    await context.writer.put(digest, data)
     return Answer(200)
 
 

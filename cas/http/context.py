@@ -10,6 +10,7 @@ from cas.http.answers import Answer
 from cas.http.bodies import Body, Pace
 from cas.http.runtime import LoopRuntime
 from cas.http.sending import Stream
+from cas.http.writing import Writer
 from cas.reapi import authors
 from cas.store.interface import BlobStore
 
@@ -41,6 +42,7 @@ class Context:
     store: BlobStore
     runtime: LoopRuntime
     limits: HttpLimits
+    writer: Writer
 
     def body(self, request: BaseRequest) -> Body:
         return Body(request, self.limits.pace, self.limits.max_blob_size)

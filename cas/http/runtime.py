@@ -6,6 +6,7 @@ Rule: made once for each loop; nothing else here starts a thread.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,8 @@ class LoopRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int) -> None:
         self._loop = loop
+        self._done: deque[asyncio.Future[None]] = deque()
+        self._waking = False
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """For what is done with it at once, on the loop's thread: fresh memory would cost a page
         fault for every 4 KiB."""
@@ -34,9 +37,13 @@ class LoopRuntime:
             done: asyncio.Future[None] = self._loop.create_future()
 
             def wake() -> None:
-                # Not once the loop is closed: nobody waits then.
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(_finish, done)
+                # Those that one commit resolves wake the loop once.
+                self._done.append(done)
+                if not self._waking:
+                    self._waking = True
+                    # Not once the loop is closed: nobody waits then.
+                    with suppress(RuntimeError):
+                        self._loop.call_soon_threadsafe(self._wake)
 
             pending.add_done_callback(wake)
             await done
@@ -45,11 +52,13 @@ class LoopRuntime:
     async def offload(self, function: Callable[..., T], /, *args: Any) -> T:
         return await self._loop.run_in_executor(self._pool, function, *args)
 
+    def _wake(self) -> None:
+        self._waking = False
+        while self._done:
+            done = self._done.popleft()
+            if not done.done():
+                done.set_result(None)
+
     def close(self) -> None:
         """Waits for what was begun."""
         self._pool.shutdown()
-
-
-def _finish(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)

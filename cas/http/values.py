@@ -84,12 +84,10 @@ async def put(
 async def put_bytes(
     context: Context, request: BaseRequest, place: Place, data: bytes, meta: bytes = b""
 ) -> None:
-    store, runtime = context.store, context.runtime
     digest = digests.of(data)
-    inline = len(data) <= store.inline_threshold
+    inline = len(data) <= context.store.inline_threshold
     if not inline:
-        for pending in await runtime.offload(store.put, [(digest, data)]):
-            await runtime.wait(pending)
+        await context.writer.put(digest, data)
     await _keep(context, request, place, digest, data if inline else None, meta)
 
 

@@ -17,6 +17,7 @@ from cas.http.gate import Gate
 from cas.http.runtime import LoopRuntime
 from cas.http.server import HttpServer
 from cas.http.service import Service
+from cas.http.writing import Writer
 from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
 from cas.server import access, listen, process, tls
@@ -43,7 +44,8 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             runtime = LoopRuntime(loop, config.helper_threads)
             opened.callback(runtime.close)
             operators = operator.pages(Board(task.board), runtime)
-            return Service(Context(store, runtime, _limits(config)), operators, metrics, gate)
+            context = Context(store, runtime, _limits(config), Writer(store, runtime))
+            return Service(context, operators, metrics, gate)
 
         files = None if all(map(tls.is_plain, task.addresses)) else tls.open_files(config)
         server = HttpServer(service, tls=None if files is None else tls.ssl_context(files))

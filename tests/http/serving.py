@@ -20,6 +20,7 @@ from cas.http.context import Context, HttpLimits
 from cas.http.runtime import LoopRuntime
 from cas.http.server import HttpServer
 from cas.http.service import Page, Service
+from cas.http.writing import Writer
 from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
 from cas.store.directory import prepare
@@ -120,7 +121,8 @@ def serving(
     def handler(loop: object) -> Service:
         runtimes.append(LoopRuntime(loop, 4))  # type: ignore[arg-type]
         shown = pages if board is None else operator.pages(board, runtimes[0])
-        return Service(Context(store, runtimes[0], limits), shown, metrics)
+        context = Context(store, runtimes[0], limits, Writer(store, runtimes[0]))
+        return Service(context, shown, metrics)
 
     server = HttpServer(handler, idle_seconds=idle_seconds)
     bound = socket.socket()
