@@ -28,11 +28,12 @@ from benchmarks.plot import plot
 from benchmarks.scale import scale
 from benchmarks.servers import DidNotStart, Kind
 from benchmarks.stats import OURS
+from benchmarks.web import WrkFailed, web
 from benchmarks.workloads import DEFAULT_NAMES, MIB, parse, parse_size
 
 PEERS = ("bazel-remote", "bazel-remote-zstd", "nativelink", "buildbox-casd", "buildgrid")
 
-SECTIONS = ("table", "scale", "idle", "large", "bazel", "check")
+SECTIONS = ("table", "scale", "idle", "large", "bazel", "http", "check")
 
 _EPILOG = """\
 Peers: bazel-remote and nativelink are taken from the paths that --bazel-remote and
@@ -44,7 +45,8 @@ Workloads: caps, getac, updateac, fmb:COUNT, read:BYTES, write:BYTES[/KIB of eac
 batchread:COUNTxBYTES, batchupdate:COUNTxBYTES.
 
 Sections: table (the comparison), scale (large indexes), idle, large (one large blob),
-bazel (a cached build), check (two load generators on one server).
+bazel (a cached build), http (GET and PUT by wrk, cas and bazel-remote), check (two load
+generators on one server).
 """
 
 
@@ -169,6 +171,14 @@ def ours(options: argparse.Namespace) -> list[Kind]:
     ]
 
 
+def over_http(options: argparse.Namespace) -> list[Kind]:
+    """Those that can be had and serve Bazel's cache over HTTP."""
+    own = [] if options.no_ours else [servers.ours_over_http(OURS, shlex.split(options.serve_args))]
+    peer = options.bazel_remote
+    wanted = options.peers is None or "bazel-remote" in options.peers
+    return own + ([servers.bazel_remote_over_http(peer)] if peer and wanted else [])
+
+
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     arguments = parser(environ)
     options = arguments.parse_args(argv)
@@ -216,7 +226,7 @@ def _measure(options: argparse.Namespace, found: results.Results) -> int:
         facts = machine.describe(options.directory or Path(tempfile.gettempdir()))
         try:
             data = _section(name, kinds, options, drive, say)
-        except (BuildFailed, DidNotStart, GeneratorFailed) as error:
+        except (BuildFailed, DidNotStart, GeneratorFailed, WrkFailed) as error:
             say(f"{name}: {error}")
             code = 1
             continue
@@ -262,6 +272,8 @@ def _section(
         case "bazel":
             program = shutil.which(options.bazel) or options.bazel
             return bazel(program, kinds, options.bazel_actions, drive, say)
+        case "http":
+            return web(over_http(options), drive, say)
         case _:
             return check(kinds[0], workloads, options.concurrency[0], drive, say)
 

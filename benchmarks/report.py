@@ -257,12 +257,42 @@ def bazel_table(data: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
+def _http(section: dict[str, Any]) -> str:
+    return "\n\n".join(
+        (
+            (
+                "Cells: server CPU µs/op · ops/s. GETs of one blob by wrk, PUTs of new ones by "
+                "connections of Python's; 16 of them, 2 for 64 MiB."
+            ),
+            table.markdown(http_table(section["data"])),
+        )
+    )
+
+
+def http_table(data: dict[str, Any]) -> list[list[str]]:
+    names = list(dict.fromkeys(name for one in data["operations"].values() for name in one))
+    peers = [name for name in names if name != OURS]
+    lines = [["operation", *names, f"{OURS} ÷ best peer"]]
+    for operation, servers in data["operations"].items():
+        cells = [
+            f"{number(servers[name]['cpu_us'])} · {number(servers[name]['per_second'])}/s"
+            if name in servers
+            else "–"
+            for name in names
+        ]
+        best = min((servers[name]["cpu_us"] for name in peers if name in servers), default=None)
+        ratio = servers[OURS]["cpu_us"] / best if best and OURS in servers else None
+        lines.append([operation, *cells, table.ratio_text(ratio)])
+    return lines
+
+
 _SECTIONS = {
     "table": _table,
     "scale": _scale,
     "idle": _idle,
     "large": _large,
     "bazel": _bazel,
+    "http": _http,
     "check": _check,
 }
 
@@ -272,6 +302,7 @@ _TITLES = {
     "idle": "At rest",
     "large": "A large blob",
     "bazel": "A fully cached Bazel build",
+    "http": "HTTP",
     "check": "Two load generators on one server",
 }
 
@@ -294,5 +325,6 @@ _TABLES = {
     "idle": idle_table,
     "large": large_table,
     "bazel": bazel_table,
+    "http": http_table,
     "check": check_table,
 }

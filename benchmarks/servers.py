@@ -229,6 +229,32 @@ def bazel_remote(binary: Path, storage: str = "uncompressed") -> Kind:
     )
 
 
+def ours_over_http(name: str, arguments: Sequence[str] = ()) -> Kind:
+    """This checkout's server with HTTP alone; `arguments` come last and win."""
+
+    def command(directory: Path, port: int) -> list[str]:
+        return [
+            *(sys.executable, "-m", "cas", "serve", "--dir", str(directory / "store")),
+            *("--grpc", "none", "--http", f"127.0.0.1:{port}", "--durability", "strict"),
+            *arguments,
+        ]
+
+    note = " ".join(["one process; verified, synced before it is acknowledged", *arguments])
+    return Kind(name, command, version=ours(name, 1).version, note=note)
+
+
+def bazel_remote_over_http(binary: Path) -> Kind:
+    def command(directory: Path, port: int) -> list[str]:
+        return [
+            *(str(binary), "--dir", str(directory / "store"), "--max_size", "50"),
+            *("--storage_mode", "uncompressed", "--access_log_level", "none"),
+            *("--grpc_address", "none", "--http_address", f"127.0.0.1:{port}"),
+        ]
+
+    note = "Go; uncompressed storage; verified, file synced"
+    return Kind("bazel-remote", command, version=_go_version(binary), note=note)
+
+
 def buildbox_casd(binary: Path) -> Kind:
     def command(directory: Path, port: int) -> list[str]:
         return [str(binary), "--bind", f"127.0.0.1:{port}", str(directory / "store")]

@@ -190,3 +190,21 @@ def test_results_are_kept_and_other_files_refused(tmp_path: Path) -> None:
     path.write_text("nonsense")
     with pytest.raises(ValueError, match="Expecting"):
         results.load(path)
+
+
+def test_http_is_compared_with_the_best_peer() -> None:
+    def figures(cpu: float) -> dict[str, float]:
+        return {"cpu_us": cpu, "per_second": 1000.0}
+
+    data = {
+        "operations": {
+            "GET 1 KiB": {"cas": figures(30), "bazel-remote": figures(40), "other": figures(60)},
+            "PUT 1 KiB": {"bazel-remote": figures(400)},
+        }
+    }
+    head, get, put = report.http_table(data)
+    assert head == ["operation", "cas", "bazel-remote", "other", "cas ÷ best peer"]
+    assert get[0] == "GET 1 KiB"
+    assert get[1].startswith("30")
+    assert get[-1] == "0.75 (bazel-remote)" or get[-1] == "0.75"
+    assert put[1] == "–"
