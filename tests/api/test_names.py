@@ -13,6 +13,7 @@ from cas.api import names
 from cas.api.names import ResourceName
 from cas.digest import FUNCTIONS, MAX_SIZE, Digest
 from cas.errors import InvalidArgument
+from cas.reapi.instances import KEYWORDS, check_instance
 
 DIGEST = digests.of(b"hello")
 HASH = DIGEST.hex
@@ -27,7 +28,7 @@ def characters(*, exclude: str = "") -> st.SearchStrategy[str]:
 
 
 segments = st.text(characters(exclude="/"), min_size=1, max_size=20).filter(
-    lambda s: s not in names.KEYWORDS and s not in {".", ".."}
+    lambda s: s not in KEYWORDS and s not in {".", ".."}
 )
 instances = st.lists(segments, max_size=3).map("/".join)
 uuids = st.text(characters(exclude="/"), min_size=1, max_size=30).filter(
@@ -310,7 +311,7 @@ def test_write_takes_uploads_and_blobs() -> None:
     ["", "main", "a/b/c", "with space", "ünï/cöde", "...", "a.b", "Blobs", "x" * 255, "é" * 127],
 )
 def test_instance_names(instance: str) -> None:
-    assert names.check_instance(instance) == instance
+    assert check_instance(instance) == instance
 
 
 @pytest.mark.parametrize(
@@ -332,13 +333,13 @@ def test_instance_names(instance: str) -> None:
         "é" * 128,
         "x" * 10_000,
         "\udcff",
-        *sorted(names.KEYWORDS),
-        *(f"a/{keyword}" for keyword in sorted(names.KEYWORDS)),
-        *(f"{keyword}/b" for keyword in sorted(names.KEYWORDS)),
+        *sorted(KEYWORDS),
+        *(f"a/{keyword}" for keyword in sorted(KEYWORDS)),
+        *(f"{keyword}/b" for keyword in sorted(KEYWORDS)),
     ],
 )
 def test_malformed_instance_names(instance: str) -> None:
     with pytest.raises(InvalidArgument, match="instance name") as caught:
-        names.check_instance(instance)
+        check_instance(instance)
     assert repr(instance[:60])[1:20] in str(caught.value)
     assert len(str(caught.value)) < 600
