@@ -195,7 +195,9 @@ class Janitor:
             yield from self._evict(done, demand.urgent, _ANY_AGE, usage)
             done.forced = done.entries > before
         self._set_stuck(demand.urgent > 0 and not done.bytes)
-        self._look_due = 0.0
+        if done.bytes:
+            # There may be more to do at once; where nothing could go, there is not.
+            self._look_due = 0.0
         if done.entries or done.uploads:
             self._sweep_wanted = self._sweep_wanted or done.entries > 0
             self._report(done, self._monotonic() - begun)

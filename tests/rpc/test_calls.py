@@ -158,7 +158,10 @@ def test_unreadable_request(serve: Serve, kind: Any) -> None:
     channel = serve(read=handler).channel()
     with pytest.raises(grpc.RpcError) as raised:
         stream_unary(channel, "read")(iter([b"\xff"]))
-    assert status(raised) == (grpc.StatusCode.INVALID_ARGUMENT, "the request message cannot be parsed")
+    assert status(raised) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "the request message cannot be parsed",
+    )
 
 
 @pytest.mark.parametrize("kind", [UNARY_UNARY, UNARY_STREAM])

@@ -18,7 +18,7 @@ from cas.index.lmdb import Index
 from cas.index.records import FILE, minutes
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
-from cas.store import evict, janitor
+from cas.store import admission, evict, janitor
 from cas.store.directory import prepare
 from cas.store.files import Files, Seam
 from cas.store.interface import NewAction
@@ -33,6 +33,8 @@ from tests.store.conftest import Clock
 
 MIB = 1 << 20
 PATIENCE = 40.0
+ANSWER_SECONDS = 5.0
+"""Seconds of real time in which a store that lives answers even on a busy machine."""
 LIMIT = 40 * MIB
 HOUR = 3600.0
 
@@ -46,12 +48,15 @@ class House:
         self.stack = stack
         self.layout = Layout(directory)
         self.now = 1000.0
+        self.stores: list[LocalStore] = []
+        self.asked: set[int] = set()
         self.metrics = Metrics()
 
     def open_store(self) -> LocalStore:
         limits = SizeLimits(max_size=LIMIT)
         store = open_store(self.directory, StoreOptions("none", limits=limits), clock=self.clock)
         self.stack.callback(store.close)
+        self.stores.append(store)
         return store
 
     def janitor(
@@ -85,20 +90,35 @@ class House:
         return self.now
 
     def run(self, janitor: Janitor, seconds: float = 3.0) -> None:
-        """Lets it work for so long; the store's threads need real time to answer it."""
+        """Lets it work for so long; the stores' threads have the real time that they need to
+        answer it."""
         until = self.now + seconds
         while self.now < until:
             pause = janitor.step()
             if pause:
+                self.await_answers()
                 self.now += max(pause, 0.001)
                 time.sleep(0.001)
+
+    def await_answers(self) -> None:
+        """Until the stores have handed over the uses that the janitor has asked them for, or
+        have had the time for it: once for each time of asking."""
+        for store in self.stores:
+            space = store._space
+            asked = 0 if space._closed else space.flush_wanted()
+            if asked and asked not in self.asked:
+                self.asked.add(asked)
+                deadline = time.monotonic() + ANSWER_SECONDS
+                while space.flush_wanted() and time.monotonic() < deadline:
+                    time.sleep(0.001)
 
     def age(self, seconds: float) -> None:
         self.clock.now += seconds
 
 
 @pytest.fixture
-def house(tmp_path: Path, clock: Clock) -> Iterator[House]:
+def house(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(admission, "IDLE_SECONDS", 0.005)
     with ExitStack() as stack:
         stack.callback(prepare(tmp_path / "store").close)
         yield House(tmp_path / "store", clock, stack)
