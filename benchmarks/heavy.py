@@ -130,7 +130,7 @@ async def stalled(server: Running, connections: int, stall_timeout: int) -> Held
         # Of a read, the client hears nothing as long as it takes nothing.
         async with asyncio.timeout(stall_timeout + PATIENCE):
             codes = {await call.code() for call in uploads}
-            while held(server).files > there.files - connections:
+            while held(server).files > there.files - connections:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.5)
         if codes != {grpc.StatusCode.DEADLINE_EXCEEDED}:
             raise ValueError(f"stalled uploads ended with {codes}")

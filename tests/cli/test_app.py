@@ -30,7 +30,10 @@ def cas(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serve", "--max-blobsize", "10GiB"], "unknown option --max-blobsize; did you mean --max-blob-"),
+        (
+            ["serve", "--max-blobsize", "10GiB"],
+            "unknown option --max-blobsize; did you mean --max-blob-size",
+        ),
         (["serve", "--worker=3"], "unknown option --worker; did you mean --workers?"),
         (["serve", "--zebra", "3"], "unknown option --zebra"),
         (["serve", "--workers", "x"], "--workers: 'x' is not a whole number from 0 to 1024"),
