@@ -104,8 +104,17 @@ class AsyncClient:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Runs what blocks on a helper thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        """Runs what blocks on a helper thread.  Cancelled, it still waits for what has begun:
+        nothing works on behind the back of a caller who goes on to clean up."""
+        job = self._threads.submit(work, *arguments)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(job))
+        except asyncio.CancelledError:
+            if not job.cancel():
+                ended = asyncio.wrap_future(job)
+                await asyncio.wait([ended])
+                ended.exception()
+            raise
 
     async def offer(self) -> Offer:
         """What the remote can do, asked once."""

@@ -8,6 +8,7 @@ means anything but an ActionResult, so to Bazel, and in JSON, anything else is a
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 from aiohttp.web import BaseRequest
@@ -106,11 +107,12 @@ async def _parsed(context: Context, data: bytes, *, is_json: bool) -> pb.ActionR
                 # An empty list would pass for a message without fields.
                 if not data.lstrip().startswith(b"{"):
                     return "it is no JSON object"
+                if _is_deep(data):
+                    return f"it is nested deeper than {MAX_DEPTH} levels"
                 message = json_format.Parse(
                     data,
                     pb.ActionResult(),
                     ignore_unknown_fields=True,
-                    max_recursion_depth=MAX_DEPTH,
                 )
             else:
                 message = pb.ActionResult.FromString(data)
@@ -127,6 +129,24 @@ async def _parsed(context: Context, data: bytes, *, is_json: bool) -> pb.ActionR
 
 
 _PARSED_AT_ONCE = 16 << 10
+
+# The first is a string to its end, or to the text's: brackets in it nest nothing.
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*+"?+|[\[{]|[\]}]', re.DOTALL)
+
+
+def _is_deep(text: bytes) -> bool:
+    """Whether JSON nests deeper than `MAX_DEPTH`.  The parser's own limit depends on the
+    version of Python, and it passes over what is unknown however deep that is."""
+    depth = 0
+    for token in _NESTING.finditer(text):
+        kind = token[0]
+        if kind in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif kind in b"]}":
+            depth -= 1
+    return False
 
 
 def _is_strict(request: BaseRequest) -> bool:

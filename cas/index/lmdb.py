@@ -651,10 +651,16 @@ def _translated(path: Path | None = None) -> Iterator[None]:
 
 def _was_cut_short(error: lmdb.Error, path: Path | None) -> bool:
     """Whether the disk took only a part of a write for want of room: LMDB calls that EIO."""
-    if path is None or getattr(error, "code", None) != errno.EIO:
+    if path is None or not _is_input_output(error):
         return False
     disk = os.statvfs(path)
     return disk.f_bavail * disk.f_frsize < _LITTLE
+
+
+def _is_input_output(error: lmdb.Error) -> bool:
+    # The binding tells no codes before 2.3.
+    code = getattr(error, "code", None)
+    return code == errno.EIO if code is not None else os.strerror(errno.EIO) in str(error)
 
 
 def _translate(error: lmdb.Error, path: Path | None = None) -> CasError:

@@ -172,7 +172,9 @@ class AioRuntime:
             return await asyncio.shield(asyncio.wrap_future(job))
         except asyncio.CancelledError:
             if not job.cancel():
-                await asyncio.wait([asyncio.wrap_future(job)])
+                ended = asyncio.wrap_future(job)
+                await asyncio.wait([ended])
+                ended.exception()  # Seen: nobody is left to tell it to.
             raise
 
 
