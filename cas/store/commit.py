@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from cas.errors import CasError, StoreClosed, UploadSuperseded
 from cas.index.lmdb import Changes, Index, NewAction, NewBlob
@@ -35,6 +36,7 @@ from cas.store.counts import CommitCounts
 from cas.store.files import Files
 from cas.store.interface import Durability
 from cas.store.pending import Pending
+from cas.store.syncing import Syncs
 
 BATCH_SECONDS = 0.2
 """Longest time that durability `batch` leaves an acknowledged write unsynced."""
@@ -111,6 +113,7 @@ class Committer:
         self._closed = False
         self._touches_wanted = False
         self._unsynced = _Unsynced()
+        self._syncs = Syncs()
         self._expected = 0
         """Works that the next commit may hope for."""
         self._thread = threading.Thread(target=self._run, name="cas-commit", daemon=True)
@@ -133,6 +136,7 @@ class Committer:
         self._closed = True
         self._queue.put(None)
         self._thread.join()
+        self._syncs.close()
 
     # --- the thread --------------------------------------------------------------------
 
@@ -222,16 +226,32 @@ class Committer:
         # Names first, then syncs: the first sync has the file system write down all of it,
         # and those that follow find little left to do.
         ready = self._each(works, self._name)
-        if self._strict:
-            ready = self._each(ready, self._sync)
-            shards = dict.fromkeys([work.staged.shard for work in ready if work.staged])
-            for shard in shards:
-                try:
-                    self._files.sync_directory(shard)
-                except OSError as error:
-                    lost = [w for w in ready if w.staged and w.staged.shard == shard]
-                    ready = [work for work in ready if work not in lost]
-                    self._fail_all(lost, error)
+        return self._sync_all(ready) if self._strict else ready
+
+    def _sync_all(self, works: list[Work]) -> list[Work]:
+        """Syncs the files, and each directory once; the works that got through it."""
+        files = [work.staged for work in works if work.staged is not None]
+        if not files:
+            return works
+        shards = list(dict.fromkeys([staged.shard for staged in files]))
+        outcomes = self._syncs.run(
+            [
+                *(partial(self._sync, staged) for staged in files),
+                *(partial(self._files.sync_directory, shard) for shard in shards),
+            ]
+        )
+        if not any(outcomes):
+            return works
+        of_file = dict(zip(map(id, files), outcomes, strict=False))
+        of_shard = dict(zip(shards, outcomes[len(files) :], strict=True))
+        ready = []
+        for work in works:
+            staged = work.staged
+            error = staged and (of_file[id(staged)] or of_shard[staged.shard])
+            if error:
+                self._fail_all([work], error)
+            else:
+                ready.append(work)
         return ready
 
     def _each(self, works: list[Work], step: Callable[[Staged], None]) -> list[Work]:

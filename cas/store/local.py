@@ -211,20 +211,27 @@ class LocalStore:
     def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
         out: list[Pending[None]] = []
         inline: list[NewBlob] = []
+        works: list[Work] = []
         together: Pending[None] = Pending()
-        for digest, data in blobs:
-            size = digest.size
-            try:
-                digests.verify(digest, data)
-                if size <= self._inline_threshold:
-                    inline.append(NewBlob(digest.key, bytes(data)))
-                    out.append(together)
-                else:
-                    out.append(self._put_file(digest, data))
-            except (CasError, OSError) as error:
-                out.append(failed(error))
-        if inline:
-            self._committer.submit(Work(together, blobs=inline))
+        try:
+            for digest, data in blobs:
+                size = digest.size
+                try:
+                    digests.verify(digest, data)
+                    if size <= self._inline_threshold:
+                        inline.append(NewBlob(digest.key, bytes(data)))
+                        out.append(together)
+                    else:
+                        works.append(self._written(digest, data))
+                        out.append(works[-1].pending)
+                except (CasError, OSError) as error:
+                    out.append(failed(error))
+        finally:
+            # At the end: what is handed over together is committed together.
+            if inline:
+                works.append(Work(together, blobs=inline))
+            for work in works:
+                self._committer.submit(work)
         return out
 
     @property
@@ -367,12 +374,14 @@ class LocalStore:
 
     def _put_verified(self, digest: Digest, data: bytes) -> Pending[None]:
         if digest.size > self._inline_threshold:
-            return self._put_file(digest, data)
-        pending: Pending[None] = Pending()
-        self._committer.submit(Work(pending, blobs=(NewBlob(digest.key, data),)))
-        return pending
+            work = self._written(digest, data)
+        else:
+            work = Work(Pending(), blobs=(NewBlob(digest.key, data),))
+        self._committer.submit(work)
+        return work.pending
 
-    def _put_file(self, digest: Digest, data: Buffer) -> Pending[None]:
+    def _written(self, digest: Digest, data: Buffer) -> Work:
+        """A blob in its file, to be committed."""
         # The generation makes the name this write's own, and nothing sees the file before
         # its record: no staging is needed.
         generation = secrets.randbits(32)
@@ -384,14 +393,9 @@ class LocalStore:
             self._admission.release(digest.size)
             raise
         self._admission.written(digest.size)
-        pending: Pending[None] = Pending()
         staged = Staged(fd, None, path, self._layout.shard(digest))
-        self._committer.submit(
-            Work(
-                pending, blobs=(NewBlob(digest.key, None, generation, digest.size),), staged=staged
-            )
-        )
-        return pending
+        blob = NewBlob(digest.key, None, generation, digest.size)
+        return Work(Pending(), blobs=(blob,), staged=staged)
 
     def _write_file(self, path: str, digest: Digest, data: Buffer) -> int:
         fd = self.files.create(path)
