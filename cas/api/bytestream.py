@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cas import digest as digests
-from cas.api import caller, names, wire
+from cas.api import caller, compressed, names, wire
 from cas.api.clients import OpenUploads
 from cas.api.gate import Gate
 from cas.api.limits import Limits
@@ -25,7 +25,8 @@ from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NoSpace, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as pb
 from cas.reapi.blobs import has_room
-from cas.store.interface import Blob, BlobStore, Upload
+from cas.store.interface import Blob, BlobStore, Buffer, Upload
+from cas.zstd import Packer, unpack
 
 if TYPE_CHECKING:
     from cas.rpc.handler import Context, Runtime
@@ -59,6 +60,7 @@ class ByteStream:
         self._limits = limits
         self._open_uploads = OpenUploads(limits.max_uploads_per_client)
         self._eof = eof
+        self._packer = Packer()
         self._reads = 0
         """Streams that read from files now."""
 
@@ -86,6 +88,9 @@ class ByteStream:
             self._gate.read(context)
         digest = resource.digest
         end = _read_end(digest, offset, limit)
+        if resource.compressor is not None:
+            await self._read_compressed(digest, offset, limit, context)
+            return
         data = self._store.read_small(digest)
         if data is not None:
             if offset < end:
@@ -101,10 +106,30 @@ class ByteStream:
             self._reads -= 1
             blob.close()
 
+    async def _read_compressed(
+        self, digest: Digest, offset: int, limit: int, context: Context
+    ) -> None:
+        compressed.check_limit(limit)
+        data = self._store.read_small(digest)
+        if data is not None:
+            await context.write(wire.read_response(self._packer.pack(data[offset:])))
+            return
+        blob = self._store.open(digest)
+        self._reads += 1
+        try:
+            await compressed.send(
+                blob, offset, self._packer, self._read_bytes, self._runtime, context
+            )
+        finally:
+            self._reads -= 1
+            blob.close()
+
+    def _read_bytes(self) -> int:
+        return READ_BYTES if self._reads <= MANY_READS else FEWER_READ_BYTES
+
     async def _send(self, blob: Blob, offset: int, end: int, context: Context) -> None:
         while offset < end:
-            most = READ_BYTES if self._reads <= MANY_READS else FEWER_READ_BYTES
-            response = wire.ReadResponseBuffer(min(most, end - offset))
+            response = wire.ReadResponseBuffer(min(self._read_bytes(), end - offset))
             count = blob.read_into(response.data, offset, wait=False)
             if count < 0:
                 count = await self._runtime.offload(blob.read_into, response.data, offset)
@@ -123,23 +148,33 @@ class ByteStream:
         resource = names.parse_write(name)
         context.instance = resource.instance
         digest = resource.digest
+        packed = resource.compressor is not None
         self._limits.check_blob(digest)
         # Whose bytes are dropped is answered as if they were here already.
         dropped = self._gate is not None and not self._gate.keeps(context)
         if dropped or self._store.contains(digest):
-            return await self._already(digest, finish, context)
+            sent = offset + len(data) if packed else None
+            return await self._already(digest, finish, context, sent)
         upload_name = names.format(resource)
         if finish and offset == 0 and not self._store.upload_exists(upload_name):
-            return await self._write_whole(digest, data, context)
+            if not packed:
+                return await self._write_whole(digest, data, len(data), context)
+            if digest.size <= compressed.WHOLE_BYTES:
+                return await self._write_packed(digest, data, context)
         with self._open_uploads.one_more(context.peer()):
-            upload = await self._begin(upload_name, digest, offset, data)
+            upload = await self._begin(upload_name, digest, offset, data, packed)
             return await _WriteStream(self, upload, name, context).run(finish)
 
-    async def _begin(self, name: str, digest: Digest, offset: int, data: memoryview) -> Upload:
+    async def _begin(
+        self, name: str, digest: Digest, offset: int, data: memoryview, packed: bool
+    ) -> Upload:
         begun: list[Upload] = []
 
         def begin() -> None:
-            begun.append(self._store.upload(name, digest, offset, data))
+            if packed:
+                begun.append(compressed.begin(self._store, name, digest, offset, data))
+            else:
+                begun.append(self._store.upload(name, digest, offset, data))
 
         try:
             for last in (False, False, True):
@@ -158,22 +193,41 @@ class ByteStream:
             raise
         return begun[0]
 
-    async def _write_whole(self, digest: Digest, data: memoryview, context: Context) -> bytes:
-        """The whole blob came in one message."""
+    async def _write_packed(self, digest: Digest, data: memoryview, context: Context) -> bytes:
+        """The whole blob came in one message, as zstd."""
+        content: Buffer
+        if max(digest.size, len(data)) <= self._store.inline_threshold:
+            content = unpack(data, digest.size)
+        else:
+            content = await self._runtime.offload(unpack, data, digest.size)
+        return await self._write_whole(digest, content, len(data), context)
+
+    async def _write_whole(
+        self, digest: Digest, data: Buffer, committed: int, context: Context
+    ) -> bytes:
+        """The whole blob is here, and came as `committed` bytes in one message."""
         digests.check_size(digest, len(data))
         if digest.size <= self._store.inline_threshold:
             pending = self._store.put([(digest, data)])[0]
         else:
             await has_room(self._store, self._runtime, digest.size)
             pending = (await self._runtime.offload(self._store.put, [(digest, data)]))[0]
-        return await self.settle(pending, digest.size, context)
+        return await self.settle(pending, committed, context)
 
-    async def _already(self, digest: Digest, finished: bool, context: Context) -> bytes:
-        """REAPI: a blob that is there ends the call at once, with its full size."""
-        if not finished and _needs_draining(context):
-            while await context.read() is not self._eof:
-                pass
-        return wire.write_response(digest.size)
+    async def _already(
+        self, digest: Digest, finished: bool, context: Context, sent: int | None
+    ) -> bytes:
+        """REAPI: a blob that is there ends the call at once, with its full size; with -1 where
+        it came compressed, with `sent` as the offset by now."""
+        drained = _needs_draining(context)
+        if not finished and drained:
+            while (raw := await context.read()) is not self._eof:
+                if sent is not None:
+                    sent += len(wire.write_request(raw)[3])
+        if sent is None:
+            return wire.write_response(digest.size)
+        # Such a client takes nothing but what it has sent.
+        return wire.write_response(sent if drained else -1)
 
     async def settle(self, pending: Pending[None], size: int, context: Context) -> bytes:
         """The response to a write that has begun to be committed.
@@ -262,12 +316,14 @@ class _WriteStream:
 
     async def _finish(self) -> bytes:
         pending = await self._runtime.offload(self._upload.finish)
-        return await self._service.settle(pending, self._upload.digest.size, self._context)
+        return await self._service.settle(pending, self._upload.offset, self._context)
 
     async def _overtaken(self, finished: bool) -> bytes:
         """Another client finished the same blob first."""
-        await self._runtime.offload(self._upload.discard)
-        return await self._service._already(self._upload.digest, finished, self._context)
+        upload = self._upload
+        await self._runtime.offload(upload.discard)
+        sent = upload.offset if isinstance(upload, compressed.CompressedUpload) else None
+        return await self._service._already(upload.digest, finished, self._context, sent)
 
     async def _pause(self) -> bytes:
         """The client closed the stream without finish_write: it will go on later."""

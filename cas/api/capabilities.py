@@ -68,6 +68,8 @@ def describe(limits: Limits, *, update_enabled: bool) -> pb.ServerCapabilities:
             max_batch_total_size_bytes=limits.max_batch_total_size,
             max_cas_blob_size_bytes=limits.max_blob_size,
             symlink_absolute_path_strategy=pb.SymlinkAbsolutePathStrategy.ALLOWED,
+            supported_compressors=[pb.Compressor.ZSTD],
+            supported_batch_update_compressors=[pb.Compressor.ZSTD],
         ),
         low_api_version=semver_pb2.SemVer(major=LOW_VERSION[0], minor=LOW_VERSION[1]),
         high_api_version=semver_pb2.SemVer(major=HIGH_VERSION[0], minor=HIGH_VERSION[1]),

@@ -33,7 +33,7 @@ from cas.errors import InvalidArgument
 from cas.reapi.instances import KEYWORDS, check_text
 from cas.reapi.instances import check_instance as check_instance
 
-COMPRESSORS: Final[frozenset[str]] = frozenset()
+COMPRESSORS: Final[frozenset[str]] = frozenset({"zstd"})
 """Compressors served under `compressed-blobs`, in lower case; identity is never one."""
 
 MAX_UUID_BYTES: Final = 128

@@ -332,20 +332,19 @@ def batch_read_request(data: bytes) -> BatchRead:
 
 
 def batch_read_response(
-    results: Iterable[tuple[bytes, bytes | memoryview, int, str]], compressor: int = 0
+    results: Iterable[tuple[bytes, bytes | memoryview, int, str, int]],
 ) -> bytes:
-    """A BatchReadBlobsResponse from (encoded digest, data, status code number, message) per
-    blob.  `compressor` is the number of that of all the data."""
+    """A BatchReadBlobsResponse from (encoded digest, data, status code number, message,
+    number of the data's compressor) per blob."""
     parts: list[bytes | memoryview] = []
-    tail = b"\x20" + _varint(compressor) if compressor else b""
-    # The status of a blob that is there: all defaults.
-    fine = b"\x1a\x00" + tail
-    for digest, data, code, message in results:
+    for digest, data, code, message, compressor in results:
         head = b"".join((b"\x0a", _varint(len(digest)), digest, b"\x12", _varint(len(data))))
+        # The status of a blob that is there: all defaults.
+        rest = b"\x1a\x00"
         if code or message:
-            rest = b"".join((*_field(b"\x1a", _status(code, message)), tail))
-        else:
-            rest = fine
+            rest = b"".join(_field(b"\x1a", _status(code, message)))
+        if compressor:
+            rest += b"\x20" + _varint(compressor)
         parts += (b"\x0a", _varint(len(head) + len(data) + len(rest)), head, data, rest)
     return b"".join(parts)
 

@@ -504,13 +504,17 @@ def test_batch_read_request(data: bytes) -> None:
 @bounded
 @given(
     st.lists(
-        st.tuples(any_digest, st.binary(max_size=200) | st.just(LARGE), codes, messages), max_size=9
+        st.tuples(
+            any_digest,
+            st.binary(max_size=200) | st.just(LARGE),
+            codes,
+            messages,
+            st.integers(0, 3),
+        ),
+        max_size=9,
     ),
-    st.integers(0, 3),
 )
-def test_batch_read_response(
-    results: list[tuple[pb.Digest, bytes, int, str]], compressor: int
-) -> None:
+def test_batch_read_response(results: list[tuple[pb.Digest, bytes, int, str, int]]) -> None:
     expected = pb.BatchReadBlobsResponse(
         responses=[
             pb.BatchReadBlobsResponse.Response(
@@ -519,11 +523,12 @@ def test_batch_read_response(
                 status=Status(code=code, message=message),
                 compressor=compressor,  # type: ignore[arg-type]
             )
-            for digest, data, code, message in results
+            for digest, data, code, message, compressor in results
         ]
     )
     answer = wire.batch_read_response(
-        ((d.SerializeToString(), memoryview(data), c, m) for d, data, c, m in results), compressor
+        (digest.SerializeToString(), memoryview(data), code, message, compressor)
+        for digest, data, code, message, compressor in results
     )
     assert pb.BatchReadBlobsResponse.FromString(answer) == expected
 
@@ -532,7 +537,7 @@ def test_a_status_is_there_even_when_it_is_ok() -> None:
     """Some clients look for the field before they look at its code."""
     update = pb.BatchUpdateBlobsResponse.FromString(wire.batch_update_response([(b"", 0, "")]))
     assert update.responses[0].HasField("status")
-    read = pb.BatchReadBlobsResponse.FromString(wire.batch_read_response([(b"", b"x", 0, "")]))
+    read = pb.BatchReadBlobsResponse.FromString(wire.batch_read_response([(b"", b"x", 0, "", 0)]))
     assert read.responses[0].HasField("status")
 
 

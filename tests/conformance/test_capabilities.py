@@ -92,10 +92,14 @@ def test_only_what_is_served_is_announced(client: Client) -> None:
     cache = capabilities(client).cache_capabilities
     blob = fresh(100)
     client.put(blob)
-    zstd = pb.Compressor.ZSTD in cache.supported_compressors
-    if not zstd:
-        with fails(grpc.StatusCode.INVALID_ARGUMENT, "zstd"):
-            client.read(f"compressed-blobs/zstd/{blob.hash}/{blob.size}")
+    for compressor in (pb.Compressor.ZSTD, pb.Compressor.DEFLATE, pb.Compressor.BROTLI):
+        name = pb.Compressor.Value.Name(compressor).lower()
+        compressed = f"compressed-blobs/{name}/{blob.hash}/{blob.size}"
+        if compressor in cache.supported_compressors:
+            assert client.read(compressed)
+        else:
+            with fails(grpc.StatusCode.INVALID_ARGUMENT, name):
+                client.read(compressed)
     for method, served in (
         ("SplitBlob", cache.split_blob_support),
         ("SpliceBlob", cache.splice_blob_support),
