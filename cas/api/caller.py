@@ -6,10 +6,12 @@ accommodations that a known client needs.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from cas.metrics.tools import product
 from cas.pb import remote_execution_pb2 as pb
 
 if TYPE_CHECKING:
@@ -56,6 +58,20 @@ def of(context: Context) -> Caller | None:
         _clean(said.tool_invocation_id),
         _clean(said.action_id),
     )
+
+
+def tool(context: Context) -> str:
+    """What the client calls itself, or else what its gRPC does: for counting (3 µs)."""
+    agent = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == HEADER and isinstance(value, bytes):
+            with suppress(DecodeError):
+                details = pb.RequestMetadata.FromString(value).tool_details
+                if details.tool_name:
+                    return f"{details.tool_name} {details.tool_version}".strip()
+        elif key == "user-agent" and isinstance(value, str):
+            agent = value
+    return product(agent)
 
 
 def _clean(text: str) -> str:

@@ -2,6 +2,7 @@
 
 Rule: imports nothing of ours, and may be imported by all.  `families` is the table of what is
 counted, `board` the memory that all processes of a server count in, `instruments` what they
-count with; `exposition` reads it all, for people and for Prometheus, and `readiness` says
-whether the server can write.
+count with; `tools` counts who asks, from a sample, `recent` keeps what went wrong lately and
+`history` samples of an hour and a day.  `exposition` reads it all for Prometheus, `overview` for
+the page, and `readiness` says whether the server can write.
 """

@@ -10,6 +10,9 @@ A sheet is `SHEET` bytes, of which only what is touched is taken:
     u64 bytes of series text · u64 process id · role and number, 48 bytes of text, zero-padded
     from 64:      the series, each as one line of JSON: [kind, width, family, label value, …]
     from TEXT_END: the numbers, 64-bit floats; a series' begin where those of the one before end
+    from NOTES_START: what went wrong lately (`cas.metrics.recent`)
+
+In front of the sheets is room for samples of the past (`cas.metrics.history`).
 
 One process writes a sheet, any number read it.  Several threads of that process may add to one
 number: ``numbers[slot] += n`` with nothing to be called is never interrupted, since CPython
@@ -31,6 +34,9 @@ from cas.metrics.families import Family
 SHEET = 1 << 20
 TEXT_START = 64
 TEXT_END = 1 << 19
+NOTES_START = SHEET - (32 << 10)
+SAMPLES = 2 << 20
+"""Bytes in front of the first sheet."""
 _ROLE = slice(16, 64)
 
 _LOST = 64
@@ -67,8 +73,9 @@ class Sheet:
         self._next = _LOST
         whole = memoryview(memory)
         self._head = whole[:16].cast("Q")
-        self.numbers = whole[TEXT_END:].cast("d")
+        self.numbers = whole[TEXT_END:NOTES_START].cast("d")
         """Add to a number by one statement, ``numbers[slot] += n``."""
+        self.notes = whole[NOTES_START:]
         self._learn()
 
     def belongs_to(self, role: str, number: int) -> None:
@@ -141,21 +148,46 @@ class Board:
 
     def sheet(self, index: int) -> Sheet:
         """The sheet at `index`, from 0; the board grows to hold it."""
-        if os.fstat(self.fd).st_size < (index + 1) * SHEET:
-            os.ftruncate(self.fd, (index + 1) * SHEET)
-        return Sheet(mmap.mmap(self.fd, SHEET, offset=index * SHEET))
+        start = SAMPLES + index * SHEET
+        if os.fstat(self.fd).st_size < start + SHEET:
+            os.ftruncate(self.fd, start + SHEET)
+        return Sheet(mmap.mmap(self.fd, SHEET, offset=start))
 
     def __len__(self) -> int:
         """How many sheets there are."""
-        return os.fstat(self.fd).st_size // SHEET
+        return max(0, os.fstat(self.fd).st_size - SAMPLES) // SHEET
 
     def read(self) -> list[Page]:
         """Every sheet, as it is now."""
-        size = os.fstat(self.fd).st_size
+        size = len(self) * SHEET
         if not size:
             return []
-        with mmap.mmap(self.fd, size, prot=mmap.PROT_READ) as memory:
+        with mmap.mmap(self.fd, size, prot=mmap.PROT_READ, offset=SAMPLES) as memory:
             return [_page(memory, start) for start in range(0, size, SHEET)]
+
+    def notes(self) -> list[tuple[str, bytes]]:
+        """Of every sheet whose it is or was, and its notes."""
+        # Read, not mapped: to look at memory that nobody has touched would take it.
+        starts = [SAMPLES + index * SHEET for index in range(len(self))]
+        return [
+            (
+                os.pread(self.fd, _ROLE.stop - _ROLE.start, start + _ROLE.start)
+                .rstrip(b"\0")
+                .decode(),
+                os.pread(self.fd, SHEET - NOTES_START, start + NOTES_START),
+            )
+            for start in starts
+        ]
+
+    def samples(self) -> memoryview:
+        """The memory of samples, to be written by one process."""
+        if os.fstat(self.fd).st_size < SAMPLES:
+            os.ftruncate(self.fd, SAMPLES)
+        return memoryview(mmap.mmap(self.fd, SAMPLES))
+
+    def read_samples(self, start: int, size: int) -> bytes:
+        """A part of it, empty where nobody has written."""
+        return os.pread(self.fd, min(size, SAMPLES - start), start)
 
     def close(self) -> None:
         """Gives the descriptor back; sheets stay as they are."""
@@ -185,7 +217,7 @@ def _series(memory: mmap.mmap, start: int = 0) -> Iterator[tuple[Series, int, in
 def _page(memory: mmap.mmap, start: int) -> Page:
     role, _, number = memory[start + 16 : start + TEXT_START].rstrip(b"\0").decode().partition(" ")
     pid = int.from_bytes(memory[start + 8 : start + 16], "little")
-    with memoryview(memory) as whole, whole[start + TEXT_END : start + SHEET] as part:
+    with memoryview(memory) as whole, whole[start + TEXT_END : start + NOTES_START] as part:
         numbers = part.cast("d")
         found = {
             series: list(numbers[slot : slot + width])

@@ -64,14 +64,14 @@ def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
         codes = requests.setdefault(method, {})
         codes[code] = codes.get(code, 0) + int(numbers[0])
     return {
-        "version": _version("cas-cache"),
+        "version": version("cas-cache"),
         "ready": is_ready,
         "reason": why,
         "started_at": started or None,
         "uptime": round(now - started, 1) if started else None,
         "processes": [
             {"role": page.role, "worker": page.number, "pid": page.pid, **observed._asdict()}
-            for page, observed in _processes(pages)
+            for page, observed in processes(pages)
         ],
         "requests": requests,
         "action_cache": {
@@ -112,12 +112,12 @@ class _Collector(Collector):
 def _everything(pages: Sequence[Page], now: float) -> list[Metric]:
     totals = total(pages)
     metrics = [_metric(family, totals[family.name]) for family in families.COUNTED]
-    observed = list(_processes(pages))
+    observed = list(processes(pages))
 
     def of_each(place: int) -> dict[tuple[str, ...], list[float]]:
         return {(page.role, str(page.number)): [seen[place]] for page, seen in observed}
 
-    build = (_version("cas-cache"), platform.python_version(), _version("grpcio"), _version("lmdb"))
+    build = (version("cas-cache"), platform.python_version(), version("grpcio"), version("lmdb"))
     is_ready, _ = readiness.of(totals, now)
     return [
         *metrics,
@@ -144,7 +144,7 @@ def _metric(family: Family, series: Mapping[tuple[str, ...], Sequence[float]]) -
     return metric
 
 
-class _Observed(NamedTuple):
+class Observed(NamedTuple):
     """What the system says of a process."""
 
     cpu_seconds: float
@@ -152,7 +152,7 @@ class _Observed(NamedTuple):
     open_fds: int
 
 
-def _processes(pages: Sequence[Page]) -> Iterator[tuple[Page, _Observed]]:
+def processes(pages: Sequence[Page]) -> Iterator[tuple[Page, Observed]]:
     """The processes that live, each with what proc(5) says of it."""
     for page in pages:
         try:
@@ -163,10 +163,10 @@ def _processes(pages: Sequence[Page]) -> Iterator[tuple[Page, _Observed]]:
         except OSError:
             continue  # gone, or between two of them
         cpu = (int(fields[11]) + int(fields[12])) / _TICKS
-        yield page, _Observed(cpu, int(fields[21]) * _PAGE_SIZE, fds)
+        yield page, Observed(cpu, int(fields[21]) * _PAGE_SIZE, fds)
 
 
-def _version(distribution: str) -> str:
+def version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

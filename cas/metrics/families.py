@@ -73,6 +73,12 @@ SENT_BYTES = Family(
     "Bytes of response messages.",
     ("protocol", "method"),
 )
+TOOL_REQUESTS = Family(
+    "cas_tool_requests_total",
+    "counter",
+    "Requests by the tool that sent them, from a sample.",
+    ("tool",),
+)
 
 # --- the store
 
@@ -215,7 +221,7 @@ STARTED_AT = Family(
 )
 
 COUNTED: tuple[Family, ...] = (
-    REQUESTS, REQUEST_SECONDS, RECEIVED_BYTES, SENT_BYTES,
+    REQUESTS, REQUEST_SECONDS, RECEIVED_BYTES, SENT_BYTES, TOOL_REQUESTS,
     ACTION_LOOKUPS, VALUE_LOOKUPS, READ_SIZES, BATCH_READS, WRITTEN_SIZES, BATCH_WRITES,
     UPLOADS_OPEN, UPLOADS, UPLOADS_EXPIRED,
     COMMIT_WRITES, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_FAILED_AT, COMMIT_DONE_AT,

@@ -16,6 +16,7 @@ from typing import Protocol
 from cas.metrics import families
 from cas.metrics.board import Sheet, private_sheet
 from cas.metrics.families import Family
+from cas.metrics.recent import EXPECTED, Recent
 
 MAX_INSTANCES = 32
 """Instance names that a process counts apart; the rest are `OTHER`."""
@@ -132,6 +133,12 @@ class Requests:
         slot = self._sent
         numbers[slot] += sent
 
+    def failed(self, code: Code | str, instance: str, message: str) -> None:
+        """Notes a request that has ended badly, with what its client was told."""
+        name = code if isinstance(code, str) else code.name
+        if name not in EXPECTED:
+            self._metrics.recent.note(self.protocol, self.method, name, instance, message)
+
     def _enter(self, code: Code | str | None, instance: str) -> int:
         name = "OK" if code is None else code if isinstance(code, str) else code.name
         # A name counts apart once something went well under it: guesses do not.
@@ -152,6 +159,7 @@ class Metrics:
     def __init__(self, sheet: Sheet | None = None) -> None:
         """Without a sheet: for nobody to see."""
         self.sheet = sheet or private_sheet()
+        self.recent = Recent(self.sheet)
         self._instances = {""}
         self._lock = Lock()
 
@@ -181,16 +189,25 @@ class Metrics:
         return name in self._instances
 
     def count_log(self, logger: logging.Logger) -> logging.Handler:
-        """Counts what is logged to `logger` and below, from warning upwards; what does so."""
-        counter = _LogCounter(self.sheet)
+        """Counts and notes what is logged to `logger` and below, from warning upwards; what does
+        so."""
+        counter = _LogCounter(self)
         logger.addHandler(counter)
         return counter
 
 
+_TOLD = ("role", "worker", "ended", "reason", "error")
+"""Facts of a line of the log that say what went wrong."""
+
+
 class _LogCounter(logging.Handler):
-    def __init__(self, sheet: Sheet) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         super().__init__(logging.WARNING)
-        self._sheet = sheet
+        self._metrics = metrics
 
     def emit(self, record: logging.LogRecord) -> None:
-        Counter(self._sheet, families.LOGGED, record.levelname.lower(), record.name).add()
+        level = record.levelname.lower()
+        self._metrics.counter(families.LOGGED, level, record.name).add()
+        facts = [f"{name}={vars(record)[name]}" for name in _TOLD if name in vars(record)]
+        message = "; ".join([record.getMessage(), *facts])
+        self._metrics.recent.note("log", record.name, level, "", message)

@@ -42,7 +42,7 @@ class AioEngine:
         self._loop = _new_loop()
         self._helpers = ThreadPoolExecutor(options.helper_threads, "rpc-helper")
         self.runtime = AioRuntime(self._loop, self._helpers)
-        self._methods = Methods(options.metrics)
+        self._methods = Methods(options.metrics, options.tools)
         self._service = _Service(self._methods, options.max_concurrent_calls, options.stall_timeout)
         self._over = asyncio.Event()
         self._drains: set[asyncio.Task[None]] = set()

@@ -114,7 +114,14 @@ class Call:
         status = self.status
         code = grpc.StatusCode.CANCELLED if cancelled else None if status is None else status[0]
         seconds = time.monotonic() - self._began
-        self.method.requests.ended(code, self.instance, seconds, self._received, self._sent)
+        method = self.method
+        method.requests.ended(code, self.instance, seconds, self._received, self._sent)
+        if status is not None and not cancelled:
+            method.requests.failed(status[0], self.instance, status[1])
+        tools = method.tools
+        tools.left -= 1
+        if tools.left <= 0:
+            tools.count(self, enter=code is None)
 
     def without_request(self) -> None:
         """Settles how a call ends that had to bring one request and did not."""

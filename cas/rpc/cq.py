@@ -121,7 +121,7 @@ class CqEngine:
         self._server.register_completion_queue(self._queue)
         self._helpers = Helpers(options.helper_threads)
         self.runtime = WaitRuntime(self._helpers)
-        self._methods = Methods(options.metrics)
+        self._methods = Methods(options.metrics, options.tools)
         self._known: dict[bytes, Method] = {}
         self._limit = options.max_concurrent_calls
         self._stall_ticks = int(options.stall_timeout / _TICK)

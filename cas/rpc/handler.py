@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 
 from cas.metrics.instruments import Metrics
+from cas.metrics.tools import Tools
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -135,6 +136,8 @@ class EngineOptions:
     ends with DEADLINE_EXCEEDED.  Approximate; what the server itself is slow at does not count."""
     metrics: Metrics = field(default_factory=Metrics)
     """Where calls are counted."""
+    tools: Tools = field(default_factory=Tools)
+    """Shown a call now and then, at its end."""
     channel_arguments: Sequence[tuple[str, int | str]] = ()
     """Further gRPC channel arguments, after the defaults of `default_arguments`."""
 

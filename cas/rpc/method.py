@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from cas.metrics.instruments import Metrics, Requests
+from cas.metrics.tools import Tools
 from cas.rpc.handler import Handlers, Metadata
 
 Behaviour = Callable[[Any, Any], Coroutine[Any, Any, Any]]
@@ -48,6 +49,8 @@ class Method:
     serialize: Callable[[Any], bytes] | None
     requests: Requests
     """Counts its calls."""
+    tools: Tools
+    """Counts who makes them."""
 
 
 @dataclass(slots=True)
@@ -65,8 +68,9 @@ class Methods:
     name alone.  Unknown names are not remembered: clients make them up.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tools: Tools | None = None) -> None:
         self._metrics = metrics
+        self._tools = tools or Tools()
         self._unknown = metrics.requests(_PROTOCOL, "unknown")
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._known: dict[str, Method] = {}
@@ -83,7 +87,7 @@ class Methods:
                 found = handler.service(details)
                 if found is not None:
                     requests = self._metrics.requests(_PROTOCOL, _short(name))
-                    method = self._known[name] = _method(name, found, requests)
+                    method = self._known[name] = _method(name, found, requests, self._tools)
                     break
             else:
                 self._unknown.ended(grpc.StatusCode.UNIMPLEMENTED, "", 0.0, 0, 0)
@@ -95,7 +99,9 @@ def _short(name: str) -> str:
     return name.lstrip("/").rpartition(".")[2]
 
 
-def _method(name: str, handler: grpc.RpcMethodHandler[Any, Any], requests: Requests) -> Method:
+def _method(
+    name: str, handler: grpc.RpcMethodHandler[Any, Any], requests: Requests, tools: Tools
+) -> Method:
     behaviour: Any = (
         (handler.stream_stream if handler.response_streaming else handler.stream_unary)
         if handler.request_streaming
@@ -115,6 +121,7 @@ def _method(name: str, handler: grpc.RpcMethodHandler[Any, Any], requests: Reque
         handler.request_deserializer,
         handler.response_serializer,
         requests,
+        tools,
     )
 
 

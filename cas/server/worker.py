@@ -11,13 +11,14 @@ import contextlib
 import sys
 import time
 
-from cas.api import admin, service
+from cas.api import admin, caller, service
 from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.config import Config
 from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
 from cas.metrics.readiness import Watch
+from cas.metrics.tools import Tools
 from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
 from cas.server import access, health, process, reflection, tls
@@ -92,6 +93,7 @@ def _engine(config: Config, metrics: Metrics) -> Engine:
             helper_threads=config.helper_threads,
             stall_timeout=config.stall_timeout,
             metrics=metrics,
+            tools=Tools(metrics, caller.tool),
         ),
     )
 
