@@ -23,9 +23,11 @@ from typing import Any, Literal, TypeVar
 from cas import tables
 from cas.access.roles import ANONYMOUS, ROLES, Rule
 from cas.access.settings import JwtSettings
+from cas.digest import ENABLED, Functions
 from cas.errors import ConfigError
 from cas.options import (
     ADDRESS,
+    FUNCTIONS,
     OPTIONAL_PATH,
     PATH,
     SWITCH,
@@ -132,6 +134,12 @@ class Config:
         seconds(60, 31_536_000),
         86_400.0,
         "seconds after which an unfinished upload that nobody goes on with is removed",
+    )
+    digest_functions: Functions = _option(
+        FUNCTIONS,
+        ENABLED,
+        "digest functions that clients may use: sha256, blake3, sha1, sha384, sha512, md5, "
+        "sha256tree",
     )
     max_blob_size: int = _option(size(1), 64 * GIB, "largest blob accepted")
     max_batch_total_size: int = _option(

@@ -2,16 +2,20 @@
 
 Rule: pure values and their parsing; no I/O, no wire formats.  Everything above
 treats the digest function as a value, so that adding one is a line in
-`FUNCTIONS` and nothing else.
+`FUNCTIONS` and nothing else.  Everything stored may be of any of them; a client may name those
+only that its server enables, which are a value too (`Functions`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from blake3 import blake3
+
+from cas import sha256tree
 from cas.errors import DataLoss, DigestMismatch, InvalidArgument
 
 MAX_SIZE = 2**63 - 1
@@ -26,6 +30,16 @@ class Hasher(Protocol):
     def digest(self) -> bytes: ...
 
 
+class NewHasher(Protocol):
+    """Makes a hasher that has seen nothing.
+
+    `size`: how many bytes it is going to be given in pieces of `SEVERAL_THREADS` or more; for
+    smaller pieces 0, whatever they add up to.
+    """
+
+    def __call__(self, size: int = 0, /) -> Hasher: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """A digest function: its REAPI name and number, and how to compute it.
@@ -38,8 +52,7 @@ class Function:
     number: int
     prefix: bytes
     length: int
-    new: Callable[[], Hasher]
-    """A hasher that has seen nothing."""
+    new: NewHasher
     hash: Callable[[bytes | bytearray | memoryview], bytes]
     """The hash of bytes that are all there: `length` bytes."""
     in_names: bool
@@ -52,24 +65,133 @@ class Function:
         return self.prefix[0]
 
 
-def _new_sha256() -> Hasher:
-    return hashlib.sha256(usedforsecurity=False)
+SEVERAL_THREADS = 256 << 10
+"""Bytes in one piece from which BLAKE3 is hashed by one thread per core: sooner done by a third
+there and by half from 4 MiB on, while smaller ones only cost more CPU."""
 
 
-def _hash_sha256(data: bytes | bytearray | memoryview) -> bytes:
-    return hashlib.sha256(data, usedforsecurity=False).digest()
+def _hashlib(name: str, number: int, code: int) -> Function:
+    constructor: Callable[..., Any] = getattr(hashlib, name)
+
+    def new(size: int = 0, /) -> Hasher:
+        hasher: Hasher = constructor(usedforsecurity=False)
+        return hasher
+
+    def hash(data: bytes | bytearray | memoryview) -> bytes:
+        raw: bytes = constructor(data, usedforsecurity=False).digest()
+        return raw
+
+    return Function(
+        name, number, bytes((code,)), len(hash(b"")), new=new, hash=hash, in_names=False
+    )
 
 
-SHA256 = Function("sha256", 1, b"\x01", 32, _new_sha256, _hash_sha256, in_names=False)
+def _new_blake3(size: int = 0, /) -> Hasher:
+    return blake3(max_threads=blake3.AUTO) if size >= SEVERAL_THREADS else blake3()
 
-FUNCTIONS: tuple[Function, ...] = (SHA256,)
-"""Every function that is served, in the order in which capabilities list them."""
+
+def _hash_blake3(data: bytes | bytearray | memoryview) -> bytes:
+    if len(data) >= SEVERAL_THREADS:
+        return blake3(data, max_threads=blake3.AUTO).digest()
+    return blake3(data).digest()
+
+
+def _new_sha256tree(size: int = 0, /) -> Hasher:
+    return sha256tree.Sha256Tree()
+
+
+SHA256 = _hashlib("sha256", 1, 1)
+SHA1 = _hashlib("sha1", 2, 2)
+MD5 = _hashlib("md5", 3, 3)
+SHA384 = _hashlib("sha384", 5, 5)
+SHA512 = _hashlib("sha512", 6, 6)
+SHA256TREE = Function(
+    "sha256tree", 8, b"\x08", 32, _new_sha256tree, sha256tree.hash_of, in_names=True
+)
+BLAKE3 = Function("blake3", 9, b"\x09", 32, _new_blake3, _hash_blake3, in_names=True)
+
+FUNCTIONS: tuple[Function, ...] = (SHA256, BLAKE3, SHA1, SHA384, SHA512, MD5, SHA256TREE)
+"""Every function that can be served, and that a store may hold."""
 
 BY_CODE = {function.code: function for function in FUNCTIONS}
 BY_NAME = {function.name: function for function in FUNCTIONS}
-BY_NUMBER = {function.number: function for function in FUNCTIONS}
-BY_HEX_LENGTH = {2 * f.length: f for f in FUNCTIONS if not f.in_names}
-"""REAPI: a function that names omit is told by the length of its hash."""
+
+
+class Functions(NamedTuple):
+    """A set of functions, as requests name them.  Made by `functions`."""
+
+    all: tuple[Function, ...]
+    """In the order in which capabilities list them."""
+    by_number: Mapping[int, Function]
+    by_hex_length: Mapping[int, Function]
+    """REAPI: a function that names omit is told by the length of its hash."""
+
+    def of_number(self, number: int) -> Function | None:
+        """The function of a request: None where the client leaves it to the hash's length.
+
+        Raises InvalidArgument where it is not served.
+        """
+        if number == 0:
+            return None
+        function = self.by_number.get(number)
+        if function is None:
+            name = f" ({_NAMES[number]})" if number in _NAMES else ""
+            raise InvalidArgument(f"digest function {number}{name} is not served; expected {self}")
+        return function
+
+    def of_hash(self, hash_hex: str) -> Function:
+        """The function whose hashes have this length, of those that names omit.
+
+        Raises InvalidArgument.
+        """
+        function = self.by_hex_length.get(len(hash_hex))
+        if function is None:
+            raise InvalidArgument(
+                f"hash {shorten(hash_hex)} has {len(hash_hex)} characters; expected {self.lengths} "
+                "lowercase hex digits"
+            )
+        return function
+
+    def of_name(self, name: str) -> Function | None:
+        """The function of this name, one that resource names have to name; None where no function
+        has it.
+
+        Raises InvalidArgument where it is not served, or is left out of names.
+        """
+        function = BY_NAME.get(name)
+        if function is None:
+            return None
+        if function not in self.all:
+            raise InvalidArgument(f"digest function {name!r} is not served; expected {self}")
+        if not function.in_names:
+            raise InvalidArgument(f"digest function {name!r} is left out of names")
+        return function
+
+    @property
+    def lengths(self) -> str:
+        """For messages: how long hashes are."""
+        return ", ".join(f"{2 * f.length} ({f.name}{', named' * f.in_names})" for f in self.all)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{f.number} ({f.name})" for f in self.all)
+
+
+def functions(enabled: Iterable[Function]) -> Functions:
+    """The set of those that are `enabled`."""
+    chosen = tuple(enabled)
+    return Functions(
+        chosen,
+        {function.number: function for function in chosen},
+        {2 * function.length: function for function in chosen if not function.in_names},
+    )
+
+
+# Those of REAPI that are not served by any means, too.
+_NAMES = {f.number: f.name for f in FUNCTIONS} | {4: "vso", 7: "murmur3", 10: "gitsha1"}
+
+KNOWN = functions(FUNCTIONS)
+ENABLED = functions((SHA256, BLAKE3))
+"""By default."""
 
 
 class Digest(NamedTuple):
@@ -97,7 +219,10 @@ class Digest(NamedTuple):
         return self.hash.hex()
 
     def __str__(self) -> str:
-        return f"{self.hex}/{self.size}"
+        """As resource names have it behind ``blobs/``."""
+        function = self.function
+        named = f"{function.name}/" if function.in_names else ""
+        return f"{named}{self.hex}/{self.size}"
 
 
 def make(function: Function, raw_hash: bytes, size: int) -> Digest:
@@ -139,20 +264,17 @@ def of(data: bytes | bytearray | memoryview, function: Function = SHA256) -> Dig
     return make(function, function.hash(data), len(data))
 
 
-def parse(hash_hex: str, size: int, function: Function | None = None) -> Digest:
+def parse(
+    hash_hex: str, size: int, function: Function | None = None, among: Functions = KNOWN
+) -> Digest:
     """The digest that a client wrote as lowercase hex and a size.
 
-    `function` None infers it from the hash's length (REAPI: servers should).
+    `function` None infers it from the hash's length (REAPI: servers should), `among` those.
     Raises InvalidArgument naming the value when the hash is not lowercase hex of
-    a known length or the size is outside 0 … 2^63-1.
+    a length that is enabled or the size is outside 0 … 2^63-1.
     """
     if function is None:
-        function = BY_HEX_LENGTH.get(len(hash_hex))
-        if function is None:
-            raise InvalidArgument(
-                f"hash {shorten(hash_hex)} has {len(hash_hex)} characters; expected "
-                + " or ".join(f"{2 * f.length} ({f.name})" for f in FUNCTIONS)
-            )
+        function = among.of_hash(hash_hex)
     raw = raw_hash(hash_hex, function)
     if not 0 <= size <= MAX_SIZE:
         raise InvalidArgument(f"size {size} of blob {hash_hex} is not in 0 to {MAX_SIZE}")

@@ -17,6 +17,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from cas.digest import BY_NAME, Functions, functions
+
 T = TypeVar("T")
 L = TypeVar("L", bound=str)
 
@@ -236,6 +238,30 @@ ADDRESS: Kind[Address] = Kind(
     parse_address,
     _typed(parse_address, str),
     format_address,
+)
+
+
+def _functions_from_text(text: str) -> Functions:
+    # Spaces: people write lists with them.
+    chosen = [BY_NAME.get(name.strip()) for name in text.split(",")]
+    known = [function for function in chosen if function is not None]
+    if len(set(known)) < len(chosen):
+        raise ValueError(text)
+    return functions(known)
+
+
+def _functions_from_toml(value: Any) -> Functions:
+    if type(value) is list and all(type(name) is str for name in value):
+        return _functions_from_text(",".join(value))
+    return _typed(_functions_from_text, str)(value)
+
+
+FUNCTIONS: Kind[Functions] = Kind(
+    f"a list of different digest functions: {', '.join(BY_NAME)}",
+    "NAME,…",
+    _functions_from_text,
+    _functions_from_toml,
+    lambda chosen: ",".join(function.name for function in chosen.all),
 )
 
 SWITCH: Kind[bool] = Kind(

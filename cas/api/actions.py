@@ -60,7 +60,8 @@ class ActionCache:
         context.instance = names.check_instance(instance)
         if self._gate is not None:
             self._gate.read(context)
-        digest = digests.parse(hash_hex, size, wire.function_of(number))
+        among = self._limits.functions
+        digest = digests.parse(hash_hex, size, among.of_number(number), among)
         action = self._store.action(instance, digest)
         if action is None or not action.complete or not action.expanded:
             action = await settled(self._store, self._runtime, instance, digest, action)
@@ -103,8 +104,9 @@ class ActionCache:
     async def update(self, request: bytes, context: Context) -> bytes:
         asked = wire.update_action_result_request(request)
         instance = context.instance = names.check_instance(asked.instance_name)
-        function = wire.function_of(asked.digest_function)
-        digest = digests.parse(asked.hash, asked.size, function)
+        among = self._limits.functions
+        function = among.of_number(asked.digest_function)
+        digest = digests.parse(asked.hash, asked.size, function, among)
         principal = ""
         if self._gate is not None:
             if not self._gate.keeps(context):

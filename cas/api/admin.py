@@ -15,10 +15,10 @@ import grpc
 
 from cas import digest as digests
 from cas.access.roles import ANONYMOUS, matches
-from cas.api import names, wire
+from cas.api import names
 from cas.api.gate import Gate
 from cas.api.status import guarded
-from cas.digest import Digest, Function, shorten
+from cas.digest import KNOWN, Digest, Function, shorten
 from cas.errors import InvalidArgument
 from cas.index.records import ActionRecord
 from cas.pb import admin_pb2 as pb
@@ -118,7 +118,7 @@ class Admin:
     ) -> pb.DeleteResponse:
         if self._gate is not None:
             self._gate.administer_all(context)
-        function = wire.function_of(request.digest_function)
+        function = KNOWN.of_number(request.digest_function)
         digest = digests.parse(request.digest.hash, request.digest.size_bytes, function)
         await self._runtime.offload(self._store.delete_blob, digest)
         self._tell("a blob was deleted", context, blob=str(digest))
@@ -147,7 +147,7 @@ class Admin:
 
 
 def _digest(request: pb.ActionResultRequest) -> Digest:
-    function = wire.function_of(request.digest_function)
+    function = KNOWN.of_number(request.digest_function)
     return digests.parse(request.action_digest.hash, 0, function)
 
 

@@ -82,7 +82,7 @@ class ByteStream:
 
     async def read(self, request: bytes, context: Context) -> None:
         name, offset, limit = wire.read_request(request)
-        resource = names.parse_read(name)
+        resource = names.parse_read(name, self._limits.functions)
         context.instance = resource.instance
         if self._gate is not None:
             self._gate.read(context)
@@ -145,7 +145,7 @@ class ByteStream:
         name, offset, finish, data = wire.write_request(raw)
         if not name:
             raise InvalidArgument("the first message of a Write has no resource_name")
-        resource = names.parse_write(name)
+        resource = names.parse_write(name, self._limits.functions)
         context.instance = resource.instance
         digest = resource.digest
         packed = resource.compressor is not None
@@ -245,7 +245,7 @@ class ByteStream:
     async def query_write_status(
         self, request: pb.QueryWriteStatusRequest, context: Context
     ) -> pb.QueryWriteStatusResponse:
-        resource = names.parse_write(request.resource_name)
+        resource = names.parse_write(request.resource_name, self._limits.functions)
         context.instance = resource.instance
         if self._gate is not None:
             self._gate.read(context)

@@ -13,7 +13,6 @@ from cas.api import names
 from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.api.status import guarded
-from cas.digest import FUNCTIONS
 from cas.pb import remote_execution_pb2 as pb
 from cas.pb import semver_pb2
 
@@ -61,7 +60,7 @@ def describe(limits: Limits, *, update_enabled: bool) -> pb.ServerCapabilities:
     """The capabilities for a caller whose action results are taken, or are not."""
     return pb.ServerCapabilities(
         cache_capabilities=pb.CacheCapabilities(
-            digest_functions=[pb.DigestFunction.Value.Name(f.number) for f in FUNCTIONS],
+            digest_functions=[pb.DigestFunction.Value.Name(f.number) for f in limits.functions.all],
             action_cache_update_capabilities=pb.ActionCacheUpdateCapabilities(
                 update_enabled=update_enabled
             ),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from cas.digest import BY_HEX_LENGTH, BY_NUMBER
+from cas.digest import KNOWN, Functions
 
 AT_ONCE: Final = 4
 """Digests from which this is faster than one object for each."""
@@ -39,10 +39,11 @@ _LOW_DIGIT: Final = b" " + b"".join(b"%x" % (byte & 15) for byte in range(1, 256
 _CAPITALS: Final = (b"A", b"B", b"C", b"D", b"E", b"F")
 
 
-def keys_of_run(run: bytes, number: int) -> list[bytes]:
+def keys_of_run(run: bytes, number: int, among: Functions = KNOWN) -> list[bytes]:
     """The keys of digests that are fields of equal length, one after the other.
 
-    `number` is the digest function of the request, 0 where the hash's length tells.
+    `number` is the digest function of the request, one `among` those, 0 where the hash's length
+    tells.
     """
     width = run[1] + HEADER
     count = len(run) // width
@@ -50,10 +51,10 @@ def keys_of_run(run: bytes, number: int) -> list[bytes]:
     if header[1] > 0x7F or any(run[i::width] != header[i : i + 1] * count for i in (0, 1)):
         raise UnusualError
     # Rows from message to message: the next one's header pads each.
-    return _keys(run[HEADER:] + header, width, [width - HEADER] * count, number)
+    return _keys(run[HEADER:] + header, width, [width - HEADER] * count, number, among)
 
 
-def keys_of_list(messages: list[bytes], number: int) -> list[bytes]:
+def keys_of_list(messages: list[bytes], number: int, among: Functions = KNOWN) -> list[bytes]:
     """The keys of digests given one by one; their sizes may differ in length."""
     lengths = [*map(len, messages)]
     width = max(lengths)
@@ -61,10 +62,12 @@ def keys_of_list(messages: list[bytes], number: int) -> list[bytes]:
         raise UnusualError
     # Struct pads with zeros, which no canonical size holds.
     width += _LONGEST_SIZE - 1
-    return _keys(Struct(f"{width}s" * len(messages)).pack(*messages), width, lengths, number)
+    return _keys(Struct(f"{width}s" * len(messages)).pack(*messages), width, lengths, number, among)
 
 
-def _keys(rows: bytes, width: int, lengths: list[int], number: int) -> list[bytes]:
+def _keys(
+    rows: bytes, width: int, lengths: list[int], number: int, among: Functions
+) -> list[bytes]:
     """The keys of messages that begin each row of `width` bytes.
 
     What follows a message in its row is blanked; shorter ones than the longest are padded
@@ -72,7 +75,7 @@ def _keys(rows: bytes, width: int, lengths: list[int], number: int) -> list[byte
     """
     count = len(lengths)
     digits = rows[1]
-    function = BY_NUMBER.get(number) if number else BY_HEX_LENGTH.get(digits)
+    function = among.by_number.get(number) if number else among.by_hex_length.get(digits)
     if function is None or digits != 2 * function.length or digits > 0x7F:
         raise UnusualError
     size_tag = 2 + digits

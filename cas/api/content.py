@@ -71,7 +71,7 @@ class Content:
         )
 
     async def find_missing(self, request: bytes, context: Context) -> bytes:
-        asked = wire.find_missing_request(request)
+        asked = wire.find_missing_request(request, self._limits.functions)
         context.instance = names.check_instance(asked.instance_name)
         if self._gate is not None:
             self._gate.read(context)
@@ -80,7 +80,7 @@ class Content:
     # --- BatchUpdateBlobs ------------------------------------------------------------
 
     async def batch_update(self, request: bytes, context: Context) -> bytes:
-        batch = wire.batch_update_request(request)
+        batch = wire.batch_update_request(request, self._limits.functions)
         context.instance = names.check_instance(batch.instance_name)
         self._limits.check_batch(sum([len(data) for _, data, _ in batch.blobs]), "request")
         if self._gate is not None and not self._gate.keeps(context):
@@ -149,7 +149,7 @@ class Content:
     # --- BatchReadBlobs --------------------------------------------------------------
 
     async def batch_read(self, request: bytes, context: Context) -> bytes:
-        batch = wire.batch_read_request(request)
+        batch = wire.batch_read_request(request, self._limits.functions)
         context.instance = names.check_instance(batch.instance_name)
         if self._gate is not None:
             self._gate.read(context)
@@ -185,8 +185,13 @@ class Content:
         context.instance = names.check_instance(request.instance_name)
         if self._gate is not None:
             self._gate.read(context)
-        function = wire.function_of(request.digest_function)
-        root = digests.parse(request.root_digest.hash, request.root_digest.size_bytes, function)
+        among = self._limits.functions
+        root = digests.parse(
+            request.root_digest.hash,
+            request.root_digest.size_bytes,
+            among.of_number(request.digest_function),
+            among,
+        )
         skip = _page_offset(request.page_token)
         if request.page_size < 0:
             raise InvalidArgument(f"page_size is {request.page_size}, expected 0 or more")

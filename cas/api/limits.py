@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cas.digest import Digest
+from cas.digest import ENABLED, Digest, Functions
 from cas.errors import BatchTooLarge, BlobTooLarge
 
 
@@ -23,6 +23,9 @@ class Limits:
     """Refuse an action result that references absent blobs."""
     max_uploads_per_client: int = 0
     """Uploads in several messages that one address has open at once; 0 is no limit."""
+
+    functions: Functions = ENABLED
+    """Digest functions that may be named."""
 
     def check_blob(self, digest: Digest) -> None:
         """Raises BlobTooLarge."""

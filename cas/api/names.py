@@ -18,17 +18,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, NoReturn
 
-from cas.digest import (
-    BY_HEX_LENGTH,
-    BY_NAME,
-    FUNCTIONS,
-    MAX_SIZE,
-    Digest,
-    Function,
-    make,
-    raw_hash,
-    shorten,
-)
+from cas.digest import KNOWN, MAX_SIZE, Digest, Function, Functions, make, raw_hash, shorten
 from cas.errors import InvalidArgument
 from cas.reapi.instances import KEYWORDS, check_text
 from cas.reapi.instances import check_instance as check_instance
@@ -58,8 +48,11 @@ class ResourceName(NamedTuple):
     digest: Digest
 
 
-def parse(name: str) -> ResourceName:
-    """Reads any of the forms; raises InvalidArgument naming the value and what is wrong."""
+def parse(name: str, among: Functions = KNOWN) -> ResourceName:
+    """Reads any of the forms, of a digest function `among` those.
+
+    Raises InvalidArgument naming the value and what is wrong.
+    """
     segments = name.split("/")
     at = 0
     for segment in segments:
@@ -93,9 +86,9 @@ def parse(name: str) -> ResourceName:
     # The hash's own length tells the function, except where a segment names it.
     function = None
     if at < end:
-        function = BY_HEX_LENGTH.get(len(segments[at]))
+        function = among.by_hex_length.get(len(segments[at]))
         if function is None:
-            function = _named_function(name, segments[at])
+            function = _named_function(name, segments[at], among)
             at += 1
     if function is None or end < at + 2:
         _fail(name, "it ends before the blob's hash and size")
@@ -120,21 +113,21 @@ def parse(name: str) -> ResourceName:
     return ResourceName(instance, upload, compressor, make(function, raw, size))
 
 
-def parse_read(name: str) -> ResourceName:
+def parse_read(name: str, among: Functions = KNOWN) -> ResourceName:
     """Reads a name that Read takes: a blob, not an upload."""
-    resource = parse(name)
+    resource = parse(name, among)
     if resource.upload is not None:
         _fail(name, "an upload cannot be read; expected [instance/]blobs/hash/size")
     return resource
 
 
-def parse_write(name: str) -> ResourceName:
+def parse_write(name: str, among: Functions = KNOWN) -> ResourceName:
     """Reads a name that Write and QueryWriteStatus take: an upload, or a plain blob.
 
     A plain name is resumable by whoever has the bytes.  Compressed streams of different
     clients differ for the same blob, so those need an upload's name.
     """
-    resource = parse(name)
+    resource = parse(name, among)
     if resource.upload is None and resource.compressor is not None:
         _fail(name, "compressed data is written to [instance/]uploads/uuid/compressed-blobs/…")
     return resource
@@ -166,18 +159,18 @@ def _check_uuid(name: str, uuid: str) -> None:
         check_text(f"resource name {shorten(name)}: uuid {shorten(uuid)}", uuid, MAX_UUID_BYTES)
 
 
-def _named_function(name: str, segment: str) -> Function:
+def _named_function(name: str, segment: str, among: Functions) -> Function:
     """The function whose name is `segment`, which is not a hash by its length."""
-    function = BY_NAME.get(segment)
+    try:
+        function = among.of_name(segment)
+    except InvalidArgument as error:
+        _fail(name, str(error))
     if function is None:
-        lengths = ", ".join(f"{2 * f.length} ({f.name})" for f in FUNCTIONS)
         _fail(
             name,
-            f"{shorten(segment)} is neither a hash ({lengths} lowercase hex digits) nor a "
-            "digest function that names may hold",
+            f"{shorten(segment)} is neither a hash of {among.lengths} lowercase hex digits nor "
+            "the name of a function",
         )
-    if not function.in_names:
-        _fail(name, f"digest function {segment!r} is left out of names")
     return function
 
 

@@ -8,7 +8,8 @@ out of the ordinary (unknown, repeated or reordered fields, varints longer than 
 left to protobuf.
 
 A digest function is returned as the number that came, 0 where the client left it out;
-`function_of` turns it into one that is served.
+`Functions.of_number` turns it into one that is enabled.  Where a request's digests are read here
+already, they are of functions `among` those that are given.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final, NamedTuple, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from cas.api.columns import AT_ONCE, HEADER, UnusualError, keys_of_list, keys_of_run
-from cas.digest import BY_NUMBER, FUNCTIONS, Function
+from cas.digest import KNOWN, Functions
 from cas.digest import parse as parse_digest
 from cas.errors import InvalidArgument
 from cas.pb import bytestream_pb2, remote_execution_pb2, views_pb2
@@ -153,14 +154,14 @@ class FindMissing(NamedTuple):
     encoded: list[bytes] | bytes
 
 
-def find_missing_request(data: bytes) -> FindMissing:
+def find_missing_request(data: bytes, among: Functions = KNOWN) -> FindMissing:
     """Reads a FindMissingBlobsRequest.
 
     Raises InvalidArgument naming the value where one digest is malformed, or where the
     digests are of different functions (REAPI: all of a request's must agree).
     """
     try:
-        return _find_missing_run(data)
+        return _find_missing_run(data, among)
     except (UnusualError, UnicodeDecodeError):
         pass
     view = _parse(views_pb2.FindMissing, data, remote_execution_pb2.FindMissingBlobsRequest)
@@ -168,14 +169,14 @@ def find_missing_request(data: bytes) -> FindMissing:
     keys = None
     if len(encoded) >= AT_ONCE:
         with suppress(UnusualError):
-            keys = keys_of_list(encoded, view.digest_function)
+            keys = keys_of_list(encoded, view.digest_function, among)
     if keys is None:
         request = _parse(remote_execution_pb2.FindMissingBlobsRequest, data)
-        keys = _keys_singly(request.blob_digests, request.digest_function)
+        keys = _keys_singly(request.blob_digests, request.digest_function, among)
     return FindMissing(view.instance_name, view.digest_function, keys, encoded)
 
 
-def _find_missing_run(data: bytes) -> FindMissing:
+def _find_missing_run(data: bytes, among: Functions) -> FindMissing:
     """Reads one whose digests are equally long, as they are where the sizes are alike."""
     end, start, number = len(data), 0, 0
     # Room for the fields that are looked at before their number is known.
@@ -195,7 +196,7 @@ def _find_missing_run(data: bytes) -> FindMissing:
     if count < AT_ONCE or data[start] != 0x12:
         raise UnusualError
     run = data[start : end - rest]
-    return FindMissing(instance, number, keys_of_run(run, number), run)
+    return FindMissing(instance, number, keys_of_run(run, number, among), run)
 
 
 def find_missing_response(request: FindMissing, present: Container[bytes]) -> bytes:
@@ -231,11 +232,11 @@ class BatchUpdate(NamedTuple):
     keys: Sequence[bytes | InvalidArgument]
 
 
-def batch_update_request(data: bytes) -> BatchUpdate:
+def batch_update_request(data: bytes, among: Functions = KNOWN) -> BatchUpdate:
     """Reads a BatchUpdateBlobsRequest; raises InvalidArgument where the whole is malformed."""
     if len(data) >= _BY_HAND:
         try:
-            return _batch_update(data)
+            return _batch_update(data, among)
         except (UnusualError, UnicodeDecodeError):
             pass
     request = _parse(remote_execution_pb2.BatchUpdateBlobsRequest, data)
@@ -243,11 +244,11 @@ def batch_update_request(data: bytes) -> BatchUpdate:
         (blob.digest.SerializeToString(), memoryview(blob.data), blob.compressor)
         for blob in request.requests
     ]
-    keys = _keys_or_errors([blob[0] for blob in blobs], request.digest_function)
+    keys = _keys_or_errors([blob[0] for blob in blobs], request.digest_function, among)
     return BatchUpdate(request.instance_name, request.digest_function, blobs, keys)
 
 
-def _batch_update(data: bytes) -> BatchUpdate:
+def _batch_update(data: bytes, among: Functions) -> BatchUpdate:
     instance, number, at, end = "", 0, 0, len(data)
     view = memoryview(data)
     blobs = []
@@ -285,7 +286,8 @@ def _batch_update(data: bytes) -> BatchUpdate:
         raise UnusualError from None
     if at != end:
         raise UnusualError
-    return BatchUpdate(instance, number, blobs, _canonical_keys([b[0] for b in blobs], number))
+    keys = _canonical_keys([blob[0] for blob in blobs], number, among)
+    return BatchUpdate(instance, number, blobs, keys)
 
 
 def batch_update_response(results: Iterable[tuple[bytes, int, str]]) -> bytes:
@@ -312,16 +314,16 @@ class BatchRead(NamedTuple):
     compressors: frozenset[int]
 
 
-def batch_read_request(data: bytes) -> BatchRead:
+def batch_read_request(data: bytes, among: Functions = KNOWN) -> BatchRead:
     """Reads a BatchReadBlobsRequest; raises InvalidArgument where the whole is malformed."""
     view = _parse(views_pb2.BatchRead, data, remote_execution_pb2.BatchReadBlobsRequest)
     encoded = list(view.digests)
     try:
-        keys = _canonical_keys(encoded, view.digest_function)
+        keys = _canonical_keys(encoded, view.digest_function, among)
     except UnusualError:
         request = _parse(remote_execution_pb2.BatchReadBlobsRequest, data)
         encoded = [digest.SerializeToString() for digest in request.digests]
-        keys = _keys_or_errors(encoded, request.digest_function)
+        keys = _keys_or_errors(encoded, request.digest_function, among)
     return BatchRead(
         view.instance_name,
         view.digest_function,
@@ -420,55 +422,43 @@ def update_action_result_request(data: bytes) -> UpdateActionResult:
 # ---- Digests
 
 
-def function_of(number: int) -> Function | None:
-    """The digest function of a request: None where the client leaves it to the hash's length.
-
-    Raises InvalidArgument where it is not served.
-    """
-    if number == 0:
-        return None
-    function = BY_NUMBER.get(number)
-    if function is None:
-        names = remote_execution_pb2.DigestFunction.Value
-        name = f" ({names.Name(number).lower()})" if number in names.values() else ""
-        served = ", ".join(f"{f.number} ({f.name})" for f in FUNCTIONS)
-        raise InvalidArgument(f"digest function {number}{name} is not served; expected {served}")
-    return function
-
-
-def _keys_singly(digests: Iterable[remote_execution_pb2.Digest], number: int) -> list[bytes]:
-    function = function_of(number)
+def _keys_singly(
+    digests: Iterable[remote_execution_pb2.Digest], number: int, among: Functions
+) -> list[bytes]:
+    function = among.of_number(number)
     keys = []
     for message in digests:
-        digest = parse_digest(message.hash, message.size_bytes, function)
+        digest = parse_digest(message.hash, message.size_bytes, function, among)
         function = function or digest.function
         keys.append(digest.key)
     return keys
 
 
-def _canonical_keys(encoded: list[bytes], number: int) -> Sequence[bytes | InvalidArgument]:
+def _canonical_keys(
+    encoded: list[bytes], number: int, among: Functions
+) -> Sequence[bytes | InvalidArgument]:
     """The keys of Digest messages; raises UnusualError where one is not plainly canonical."""
-    function_of(number)
+    among.of_number(number)
     if len(encoded) < AT_ONCE:
-        return _keys_or_errors(encoded, number, canonical=True)
-    return keys_of_list(encoded, number)
+        return _keys_or_errors(encoded, number, among, canonical=True)
+    return keys_of_list(encoded, number, among)
 
 
 def _keys_or_errors(
-    encoded: list[bytes], number: int, *, canonical: bool = False
+    encoded: list[bytes], number: int, among: Functions, *, canonical: bool = False
 ) -> list[bytes | InvalidArgument]:
     """For each Digest message its key, or what is wrong with it.
 
     Raises UnusualError where one must be `canonical` and is not.
     """
-    function = function_of(number)
+    function = among.of_number(number)
     keys: list[bytes | InvalidArgument] = []
     for message in encoded:
         digest = _parse(remote_execution_pb2.Digest, message)
         if canonical and digest.SerializeToString() != message:
             raise UnusualError
         try:
-            keys.append(parse_digest(digest.hash, digest.size_bytes, function).key)
+            keys.append(parse_digest(digest.hash, digest.size_bytes, function, among).key)
         except InvalidArgument as error:
             keys.append(error)
     return keys

@@ -55,8 +55,9 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     totals = scrub.Totals()
     began = time.monotonic()
     with closing(opening.open_index(layout, files)) as index:
+        used = scrub.used(index)
         for piece in scrub.walk(layout, index, files):
-            progress("scrub", int(scrub.position(piece.key) * _SCALE), _SCALE)
+            progress("scrub", int(scrub.position(piece.key, used) * _SCALE), _SCALE)
             totals.bytes += piece.bytes
             totals.entries += piece.ends
             if piece.bad:

@@ -24,7 +24,7 @@ from cas.client.lists import action_of
 from cas.client.remote import Remote
 from cas.client.retry import Retry
 from cas.client.source import of_bytes
-from cas.digest import BY_NUMBER, SHA256
+from cas.digest import KNOWN, SHA256
 from cas.errors import CasError, LimitExceeded
 from cas.pb import remote_execution_pb2 as pb
 
@@ -178,7 +178,7 @@ async def protocol(client: AsyncClient) -> Finding:
         return Finding(check, "failed", str(error), "check the instance name in the URL")
     if remote.http:
         return Finding(check, "ok", "answers as Bazel's HTTP cache does")
-    functions = ", ".join(BY_NUMBER[n].name for n in offer.functions if n in BY_NUMBER)
+    functions = ", ".join(KNOWN.by_number[n].name for n in offer.functions if n in KNOWN.by_number)
     detail = (
         f"REAPI {offer.api}; batches of {offer.batch >> 10} KiB; "
         f"zstd {'yes' if offer.zstd else 'no'}; {functions or 'no known digest function'}"

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from cas import digest as digests
-from cas.digest import SHA256, Digest
+from cas.digest import Digest, Function
 from cas.errors import BlobTooLarge, InvalidArgument, NotFound
 from cas.http import values
 from cas.http.answers import JSON, OCTETS, Answer
@@ -45,7 +45,7 @@ async def read(context: Context, request: BaseRequest, target: Target) -> Reply:
             action = await settled(store, runtime, target.instance, digest, action)
     except NotFound:
         if not _is_strict(request):
-            value = store.value(values.namespace(NAMESPACE, target.instance), target.key)
+            value = store.value(*_place(target))
             if value is not None:
                 return await values.answer(context, request, value)
         raise NotFound(
@@ -66,7 +66,7 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
     most = context.limits.max_message_size
     data, complete = await body.whole(context.runtime, most)
     if complete:
-        parsed = await _parsed(context, data, is_json=is_json)
+        parsed = await _parsed(context, data, target.function, is_json=is_json)
         if isinstance(parsed, pb.ActionResult):
             await keep(
                 context.store,
@@ -90,7 +90,7 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
             if complete
             else f"an ActionResult is kept under {target.key}, and what was sent is too large",
         )
-    place = values.namespace(NAMESPACE, target.instance), target.key
+    place = _place(target)
     if complete:
         await values.put_bytes(context, request, place, data)
     else:
@@ -98,7 +98,9 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
     return Answer(200)
 
 
-async def _parsed(context: Context, data: bytes, *, is_json: bool) -> pb.ActionResult | str:
+async def _parsed(
+    context: Context, data: bytes, function: Function, *, is_json: bool
+) -> pb.ActionResult | str:
     """The message, or why it is none."""
 
     def parse() -> pb.ActionResult | str:
@@ -118,7 +120,7 @@ async def _parsed(context: Context, data: bytes, *, is_json: bool) -> pb.ActionR
                 message = pb.ActionResult.FromString(data)
                 if len(UnknownFieldSet(message)):
                     return "it has fields that an ActionResult has not"
-            named_by(message, SHA256)
+            named_by(message, function)
         except (DecodeError, json_format.ParseError, UnicodeDecodeError, InvalidArgument) as error:
             return " ".join(str(error).split())[:500]
         return message
@@ -161,6 +163,13 @@ def _wants_json(accept: str) -> bool:
     return any(_is_json(item) for item in accept.split(","))
 
 
+def _place(target: Target) -> values.Place:
+    """Where what is no action result is kept."""
+    function = target.function
+    kind = f"{NAMESPACE}-{function.name}" if function.in_names else NAMESPACE
+    return values.namespace(kind, target.instance), target.key
+
+
 def _digest(target: Target) -> Digest:
     """Its size is not known, and does not count (`BlobStore.action`)."""
-    return digests.make(SHA256, target.prefix[1:], 0)
+    return digests.make(target.function, target.prefix[1:], 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp.web import BaseRequest
 
 from cas import digest as digests
-from cas.digest import SHA256, Digest
+from cas.digest import Digest
 from cas.errors import NotFound, OutOfRange
 from cas.http import headers
 from cas.http.answers import OCTETS, Answer, refusal
@@ -41,11 +41,11 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
         if store.look_up(target.prefix) is not None:
             await body.discard()
             return Answer(200)
-        _, pending = await body.spooled(store, runtime, SHA256, expected=target.prefix)
+        _, pending = await body.spooled(store, runtime, target.function, expected=target.prefix)
         await runtime.wait(pending)
         return Answer(200)
     data, _ = await body.whole(runtime, size)
-    digest = digests.make(SHA256, target.prefix[1:], size)
+    digest = digests.make(target.function, target.prefix[1:], size)
     if store.contains(digest):
         digests.verify(digest, data)
         return Answer(200)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from aiohttp.web import BaseRequest
 
+from cas.digest import ENABLED, Functions
 from cas.http.answers import Answer
 from cas.http.bodies import Body, Pace
 from cas.http.runtime import LoopRuntime
@@ -24,6 +25,8 @@ CALLER = "caller"
 class HttpLimits:
     """What an operator allows clients."""
 
+    functions: Functions = ENABLED
+    """Digest functions that paths may mean."""
     max_blob_size: int = 64 << 30
     """Largest content accepted, bytes; 0 is no limit."""
     max_message_size: int = 16 << 20

@@ -11,7 +11,12 @@ else.  The forms::
     /[instance/]v1/cache/hash               Nx
 
 The instance is everything before the first of these, read from the left, and may hold
-slashes.  Paths name entries of an index, never files; dots, empty segments and slashes in
+slashes.  The length of a hash tells its digest function, as in REAPI's resource names; one that
+those have to name is named by the segment before `cas` and `ac`: ``/[instance/]blake3/cas/hash``.
+Bazel puts these two words and nothing else between its URL and a hash, whatever the function: so
+the function goes into the URL that it is given.
+
+  Paths name entries of an index, never files; dots, empty segments and slashes in
 disguise are refused all the same, since proxies would read them in another way than we do.
 """
 
@@ -21,7 +26,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from cas.digest import SHA256, raw_hash, shorten
+from cas.digest import BY_CODE, BY_NAME, KNOWN, Function, Functions, raw_hash, shorten
 from cas.errors import InvalidArgument, NotFound
 from cas.reapi.instances import check_instance, check_text
 
@@ -41,9 +46,14 @@ class Target(NamedTuple):
     prefix: bytes = b""
     """Of `cas` and `ac`: the digest's key without its size."""
 
+    @property
+    def function(self) -> Function:
+        """Of `cas` and `ac`."""
+        return BY_CODE[self.prefix[0]]
 
-def parse(raw: str) -> Target:
-    """Reads a request's target as it came.
+
+def parse(raw: str, among: Functions = KNOWN) -> Target:
+    """Reads a request's target as it came, of a digest function `among` those.
 
     Raises NotFound for what no protocol has, InvalidArgument naming the value for what is
     malformed.
@@ -54,18 +64,22 @@ def parse(raw: str) -> Target:
     segments = path.split("/")
     # The hottest path first: no instance, nothing in disguise.
     if len(segments) == 3 and segments[1] in _HASHED:
-        return _hashed(segments[1], "", segments[2])
+        return _hashed(segments[1], "", segments[2], among)
     if "%" in path:
         segments = [_decoded(segment) for segment in segments]
     place = _marker(segments)
     if place is None:
         raise NotFound(f"nothing is served under {shorten(path, 300)}")
     at, kind, rest = place
-    instance = check_instance("/".join(segments[1:at]))
-    if at > 1 and not instance:
+    before = segments[1:at]
+    function = _named(before[-1], among) if before and kind in _HASHED else None
+    if function is not None:
+        before.pop()
+    instance = check_instance("/".join(before))
+    if before and not instance:
         raise InvalidArgument(f"path {shorten(path, 300)} names an empty instance by a slash")
     if kind in _HASHED:
-        return _hashed(kind, instance, rest[0])
+        return _hashed(kind, instance, rest[0], among, function)
     key = "/".join(rest)
     _check_key(path, kind, rest, key)
     if kind == "turborepo" and query:
@@ -103,8 +117,18 @@ def _team(query: str) -> str:
 _HASHED: Final[dict[str, Literal["cas", "ac"]]] = {"cas": "cas", "ac": "ac"}
 
 
-def _hashed(kind: str, instance: str, key: str) -> Target:
-    return Target(_HASHED[kind], instance, key, SHA256.prefix + raw_hash(key, SHA256))
+def _hashed(
+    kind: str, instance: str, key: str, among: Functions, function: Function | None = None
+) -> Target:
+    if function is None:
+        function = among.of_hash(key)
+    return Target(_HASHED[kind], instance, key, function.prefix + raw_hash(key, function))
+
+
+def _named(segment: str, among: Functions) -> Function | None:
+    """The function that a segment names, if it is one that has to be named."""
+    function = BY_NAME.get(segment)
+    return among.of_name(segment) if function is not None and function.in_names else None
 
 
 def _check_key(path: str, kind: Kind, segments: Sequence[str], key: str) -> None:

@@ -135,7 +135,7 @@ class Service:
         method = request.method
         if raw == "*" and method == "OPTIONS":
             return Answer(204, _options(sorted({m for row in ROUTES.values() for m in row})))
-        target = parse(raw)
+        target = parse(raw, self._context.limits.functions)
         counted.instance = target.instance
         handlers = ROUTES[target.kind]
         handler = handlers.get(method)

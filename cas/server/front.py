@@ -68,6 +68,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
 
 def _limits(config: Config) -> HttpLimits:
     return HttpLimits(
+        functions=config.digest_functions,
         max_blob_size=config.max_blob_size,
         max_message_size=config.max_message_size,
         max_requests=config.max_concurrent_calls,

@@ -81,7 +81,7 @@ def run(config: Config) -> int:
     """
     with (
         _signals() as wakeup,
-        contextlib.closing(prepare(config.dir)),
+        contextlib.closing(prepare(config.dir, config.digest_functions.all)),
         listen.reserve(config.grpc) as grpc,
         listen.reserve(config.http) as http,
         contextlib.closing(Tally()) as tally,

@@ -77,6 +77,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
 
 def _limits(config: Config) -> Limits:
     return Limits(
+        functions=config.digest_functions,
         max_blob_size=config.max_blob_size,
         max_batch_total_size=config.max_batch_total_size,
         require_references=config.require_references,

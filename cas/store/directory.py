@@ -7,8 +7,10 @@ index prepares the directory for its workers.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from cas.digest import ENABLED, SHA256, Function
 from cas.errors import CasError, FormatMismatch, StoreInUse
 from cas.store.files import Files
 from cas.store.layout import FORMAT_VERSION, Layout
@@ -33,8 +35,13 @@ class DirectoryLock:
         os.close(self._fd)
 
 
-def prepare(directory: Path, *, files: Files | None = None) -> DirectoryLock:
+def prepare(
+    directory: Path, functions: Iterable[Function] = ENABLED.all, *, files: Files | None = None
+) -> DirectoryLock:
     """Makes `directory` a store's, if it is new or empty, and locks it for this server.
+
+    It gets room for blobs of those digest functions, and of SHA-256, by which the store itself
+    names what comes without a digest.
 
     Raises FormatMismatch when it holds another format or foreign files, which are left
     untouched; StoreInUse when another server runs on it; OSError naming the path when it
@@ -49,7 +56,7 @@ def prepare(directory: Path, *, files: Files | None = None) -> DirectoryLock:
     try:
         for path in made:
             files.sync_directory(path.parent)
-        shards = [*layout.shards(), *layout.staging_shards()]
+        shards = [*layout.shards({SHA256, *functions}), *layout.staging_shards()]
         for path in (layout.index, layout.staging, layout.quarantine, layout.blobs, *shards):
             files.make_directory(path)
         for path in sorted({shard.parent for shard in shards} | {directory}):

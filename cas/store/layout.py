@@ -18,10 +18,11 @@ one copy can never remove the file of another that is being written meanwhile.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cas.digest import BY_NAME, FUNCTIONS, Digest, make
+from cas.digest import BY_NAME, FUNCTIONS, Digest, Function, make
 
 FORMAT_VERSION = "cas 1"
 """The line in DIR/format.  Another line means another release's layout."""
@@ -65,10 +66,11 @@ class Layout:
     def scrub(self) -> Path:
         return self.root / "scrub"
 
-    def shards(self) -> list[Path]:
-        """Every directory that holds blobs, parents first."""
+    def shards(self, functions: Iterable[Function] = FUNCTIONS) -> list[Path]:
+        """Every directory that may hold blobs, of some `functions` only if those are given;
+        parents first.  Those of functions that were never enabled are not there."""
         out = []
-        for top in [self.blobs / function.name for function in FUNCTIONS]:
+        for top in [self.blobs / function.name for function in functions]:
             out += [top, *_shards(top)]
         return out
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -129,14 +129,29 @@ def _read(files: Files, fd: int, view: memoryview, offset: int) -> int:
         raise DataLoss(f"cannot be read at byte {offset}: {error.strerror}") from error
 
 
-def position(key: bytes) -> float:
-    """How far a walk is, from 0 to 1: keys ascend, and hashes are spread evenly."""
-    for number, function in enumerate(sorted(FUNCTIONS, key=lambda f: f.prefix)):
-        if key[:1] == function.prefix:
-            within = int.from_bytes(key[1:9].ljust(8, b"\0"), "big") / 2**64
-            return (number + within) / len(FUNCTIONS)
-    # Action results, which come first and take no time.
-    return 0.0
+def used(index: Index) -> list[bytes]:
+    """What begins the keys of those digest functions that have blobs, the empty one aside."""
+    prefixes = []
+    for function in FUNCTIONS:
+        prefix, empty = function.prefix, digests.empty(function).key
+        try:
+            behind = [key for key, _ in index.keys(prefix, 2)]
+        except DataLoss:
+            # It is the walk that deals with what is bad.
+            behind = [prefix]
+        if any(key.startswith(prefix) and key != empty for key in behind):
+            prefixes.append(prefix)
+    return prefixes
+
+
+def position(key: bytes, used: Sequence[bytes]) -> float:
+    """How far a walk is, from 0 to 1: keys ascend, and hashes are spread evenly; among the
+    functions that are `used` as well, for want of anything better."""
+    if key[:1] not in used:
+        # Action results and values take no time, nor do empty blobs.
+        return 0.0
+    within = int.from_bytes(key[1:9].ljust(8, b"\0"), "big") / 2**64
+    return (sum(prefix < key[:1] for prefix in used) + within) / len(used)
 
 
 @dataclass(slots=True)
@@ -178,6 +193,7 @@ class PacedScrub:
         self._saved = timer()
         self._idle_until = 0.0
         self._started, self._after = self._load()
+        self._used = used(index)
         self._pieces = walk(layout, index, files, self._after)
 
     def step(self) -> None:
@@ -211,7 +227,7 @@ class PacedScrub:
 
     def _behind(self, now: float) -> bool:
         due = (now - self._started) / self._period
-        return due >= 1 or due > (0.0 if self._after is None else position(self._after))
+        return due >= 1 or due > (0.0 if self._after is None else position(self._after, self._used))
 
     def _take(self, now: float) -> None:
         piece = next(self._pieces, None)
@@ -227,6 +243,7 @@ class PacedScrub:
             if now - self._started >= self._period:
                 self._started = now
             self._after = None
+            self._used = used(self._index)
             self._pieces = walk(self._layout, self._index, self._files)
             self.save()
             return

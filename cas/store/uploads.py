@@ -209,7 +209,7 @@ class Uploads:
                 if self.files.hold(fd):
                     self._hashers.pop(path, None)
                     self._counts.new.add()
-                    return LocalUpload(self, digest, path, fd, 0, digest.function.new())
+                    return LocalUpload(self, digest, path, fd, 0, digest.function.new(digest.size))
                 # Another stream took the file over in the moment since it was made.
                 self.files.close(fd)
             fd = self.files.open_staging(path)
@@ -286,7 +286,7 @@ class Uploads:
             known = self._hashers.pop(path, None)
         if known is not None and known[0] == _state(fd):
             return known[1]
-        hasher = digest.function.new()
+        hasher = digest.function.new(digest.size)
         view = memoryview(bytearray(COPY_BYTES))
         offset = 0
         while offset < size and (count := self.files.read_into(fd, view, offset)):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cas import digest as digests
 from cas.api import columns, wire
 from cas.api.wire import FindMissing
-from cas.digest import FUNCTIONS, MAX_SIZE
+from cas.digest import FUNCTIONS, KNOWN, MAX_SIZE
 from cas.errors import InvalidArgument
 from cas.pb import bytestream_pb2 as bs
 from cas.pb import remote_execution_pb2 as pb
@@ -190,7 +190,7 @@ def find_missing_requests(
 
 def their_find_missing(data: bytes) -> tuple[str, int, list[bytes]]:
     request = pb.FindMissingBlobsRequest.FromString(data)
-    function = wire.function_of(request.digest_function)
+    function = KNOWN.of_number(request.digest_function)
     keys = [digests.parse(d.hash, d.size_bytes, function).key for d in request.blob_digests]
     return request.instance_name, request.digest_function, keys
 
@@ -344,8 +344,8 @@ def test_functions_that_are_served(function: digests.Function) -> None:
     )
     request = wire.find_missing_request(message.SerializeToString())
     assert request.keys == [digest.key for digest in expected]
-    assert wire.function_of(function.number) is function
-    assert wire.function_of(0) is None
+    assert KNOWN.of_number(function.number) is function
+    assert KNOWN.of_number(0) is None
 
 
 @pytest.mark.parametrize("sizes", [LISTS["all of one length"], LISTS["of all lengths"]])
@@ -391,7 +391,7 @@ def batch_updates() -> st.SearchStrategy[Message]:
 
 def their_keys(messages: Iterable[pb.Digest], number: int) -> list[bytes | str]:
     """Each digest's key, or the text of its error."""
-    function = wire.function_of(number)
+    function = KNOWN.of_number(number)
     keys: list[bytes | str] = []
     for message in messages:
         try:

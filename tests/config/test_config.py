@@ -74,6 +74,7 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "low_watermark": "70",
         "min_age": "60",
         "upload_expiry": "3600",
+        "digest_functions": "blake3,md5",
         "max_blob_size": "3GiB",
         "max_batch_total_size": "3MiB",
         "max_message_size": "5MiB",

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cas import config, options
+from cas.digest import BLAKE3, FUNCTIONS, SHA256, functions
 from cas.options import TcpAddress, UnixAddress
 
 exactly = settings(derandomize=True, max_examples=200, deadline=None)
@@ -143,6 +144,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "low_watermark": st.integers(1, 96),
     "min_age": st.floats(0, 31_536_000),
     "upload_expiry": st.floats(60, 31_536_000),
+    "digest_functions": st.lists(st.sampled_from(FUNCTIONS), min_size=1, unique=True).map(
+        functions
+    ),
     "max_blob_size": st.integers(1, options.MAX_SIZE),
     "max_batch_total_size": st.integers(1, 2**30),
     "max_message_size": st.integers(1, 2**31 - 1),
@@ -159,6 +163,21 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "log_format": st.sampled_from(["auto", "json", "text"]),
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
+
+
+@pytest.mark.parametrize("written", ["blake3, sha256", ["blake3", "sha256"]], ids=["text", "list"])
+def test_digest_functions_may_be_a_list(written: object) -> None:
+    assert options.FUNCTIONS.from_toml(written) == functions((BLAKE3, SHA256))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", ",", "sha256,", "SHA256", "sha256,sha256", "vso", 1, [], ["sha256", 1], [["sha256"]]],
+    ids=repr,
+)
+def test_what_is_no_list_of_digest_functions(wrong: object) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (its message is not used)
+        options.FUNCTIONS.from_toml(wrong)
 
 
 @exactly

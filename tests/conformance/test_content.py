@@ -282,6 +282,19 @@ def test_a_compressor_not_served_is_its_blobs_error(client: Client, compressor: 
     assert client.missing(blob) == [blob.digest]
 
 
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_function_not_served_is_not_looked_for(client: Client, count: int) -> None:
+    """FindMissingBlobsRequest.digest_function: one of those that capabilities announce."""
+    asked = [pb.Digest(hash=f"{number:040x}", size_bytes=5) for number in range(count)]
+    with fails(INVALID, "2 (sha1)", "1 (sha256), 9 (blake3)"):
+        client.find_missing_blobs(
+            pb.FindMissingBlobsRequest(blob_digests=asked, digest_function=pb.DigestFunction.SHA1),
+            timeout=PATIENCE,
+        )
+    with fails(INVALID, "40 characters", "64 (sha256)"):
+        client.find_missing_blobs(pb.FindMissingBlobsRequest(blob_digests=asked), timeout=PATIENCE)
+
+
 def test_a_function_not_served_fails_a_batch(client: Client) -> None:
     """BatchUpdateBlobsRequest.digest_function: one of those that capabilities announce."""
     with fails(INVALID, "2", "sha1", "sha256"):

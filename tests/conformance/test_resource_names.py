@@ -50,6 +50,8 @@ MALFORMED = {
     "other digits": (f"blobs/{HASH[:-1]}٣/5", HASH[:-1]),
     "sha256 named": (f"blobs/sha256/{HASH}/5", "sha256"),
     "a function not served": (f"blobs/gitsha1/{'a' * 40}/5", "gitsha1"),
+    "a function not enabled": (f"blobs/sha256tree/{HASH}/5", "'sha256tree' is not served"),
+    "the length of one not enabled": (f"blobs/{'a' * 40}/5", "64 (sha256), 64 (blake3, named)"),
     "negative size": (f"blobs/{HASH}/-1", "-1"),
     "signed size": (f"blobs/{HASH}/+1", "+1"),
     "size with a zero in front": (f"blobs/{HASH}/05", "05"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
+from blake3 import blake3
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
@@ -171,7 +172,9 @@ def _value(rng: random.Random, field: Any) -> Any:
     if field.name == "instance_name" and rng.random() < 0.8:
         return rng.choice(("", "main", "a/b"))
     if field.name == "digest_function" and rng.random() < 0.8:
-        return rng.choice((re.DigestFunction.UNKNOWN, re.DigestFunction.SHA256))
+        return rng.choice(
+            (re.DigestFunction.UNKNOWN, re.DigestFunction.SHA256, re.DigestFunction.BLAKE3)
+        )
     if field.name == "compressor" and rng.random() < 0.8:
         return re.Compressor.IDENTITY
     match field.type:
@@ -233,6 +236,7 @@ def _name(rng: random.Random) -> str:
             ["blobs", sha256(data).hexdigest(), str(len(data))],
             ["main", "blobs", sha256(data).hexdigest(), str(len(data))],
             ["blobs", "blake3", sha256(data).hexdigest(), str(len(data))],
+            ["blobs", "blake3", blake3(data).hexdigest(), str(len(data))],
             ["compressed-blobs", "zstd", sha256(data).hexdigest(), str(len(data))],
             ["uploads", "u1", "compressed-blobs", "zstd", sha256(data).hexdigest(), "9"],
             _upload_name(rng, data).split("/"),

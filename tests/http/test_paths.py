@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas.digest import SHA256
+from cas.digest import BLAKE3, ENABLED, SHA1, SHA256, SHA256TREE, SHA512, Function
 from cas.errors import InvalidArgument, NotFound, OutOfRange
 from cas.http import headers, paths
 from cas.http.headers import Span
@@ -52,6 +52,41 @@ def test_what_a_path_names(path: str, kind: str, instance: str, key: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("path", "kind", "instance", "function"),
+    [
+        (f"/blake3/cas/{HASH}", "cas", "", BLAKE3),
+        (f"/a/b/blake3/ac/{HASH}", "ac", "a/b", BLAKE3),
+        (f"/blake3/blake3/cas/{HASH}", "cas", "blake3", BLAKE3),
+        (f"/sha256tree/cas/{HASH}", "cas", "", SHA256TREE),
+        (f"/bl%61ke3/cas/{HASH}", "cas", "", BLAKE3),
+        (f"http://host/blake3/cas/{HASH}", "cas", "", BLAKE3),
+        # Not of a function that has to be named.
+        (f"/sha256/cas/{HASH}", "cas", "sha256", SHA256),
+        (f"/cas/{HASH[:40]}", "cas", "", SHA1),
+        (f"/ac/{HASH * 2}", "ac", "", SHA512),
+    ],
+)
+def test_which_function_a_path_means(
+    path: str, kind: str, instance: str, function: Function
+) -> None:
+    target = paths.parse(path)
+    assert (target.kind, target.instance, target.function) == (kind, instance, function)
+    assert target.prefix == function.prefix + bytes.fromhex(target.key)
+
+
+def test_a_function_is_named_before_hashes_only() -> None:
+    assert paths.parse("/blake3/cache/k").instance == "blake3"
+    assert paths.parse("/blake3/cas/cache/k").instance == "blake3/cas"
+
+
+def test_what_is_not_served_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="'sha256tree' is not served"):
+        paths.parse(f"/sha256tree/cas/{HASH}", ENABLED)
+    with pytest.raises(InvalidArgument, match="40 characters"):
+        paths.parse(f"/cas/{HASH[:40]}", ENABLED)
+
+
+@pytest.mark.parametrize(
     "path", ["/", "/x", "/cas", f"/{HASH}", "/cache", f"/cas/{HASH}/x", "/v8/artifacts", "/v1/x/y"]
 )
 def test_what_nothing_serves(path: str) -> None:
@@ -62,10 +97,10 @@ def test_what_nothing_serves(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/cas/abc", "64 lowercase hex"),
+        ("/cas/abc", "64 .sha256.*lowercase hex"),
         (f"/cas/{HASH.upper()}", "64 lowercase hex"),
         (f"/cas/{HASH[:-1]}g", "64 lowercase hex"),
-        (f"/cas/{HASH[:-1]}%20", "64 lowercase hex"),
+        (f"/cas/{HASH[:-1]}%20", "66 characters"),
         (f"/../cas/{HASH}", "instance"),
         (f"/a/../../cas/{HASH}", "instance"),
         (f"/a//cas/{HASH}", "instance"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cas import digest as digests
-from cas.digest import Digest
+from cas.digest import FUNCTIONS, Digest
 from cas.errors import NotFound
 from cas.index import upkeep
 from cas.index.lmdb import Index
@@ -237,7 +237,7 @@ def test_a_sound_store_is_clean(layout: Layout) -> None:
         upload.suspend()
     report, findings = run(layout)
     assert findings == []
-    assert (report.entries, report.files, report.file_bytes) == (4, 1, len(LARGE))
+    assert (report.entries, report.files, report.file_bytes) == (3 + len(FUNCTIONS), 1, len(LARGE))
     assert (report.uploads, report.upload_bytes) == (1, 500)
 
 
@@ -272,7 +272,7 @@ def test_many_entries_and_pages(layout: Layout) -> None:
     assert report.found == {fsck.STRAY: len(blobs)}
     report, _ = run(layout)
     assert not report.found
-    assert report.entries == 4 + len(blobs) // 2
+    assert report.entries == 3 + len(FUNCTIONS) + len(blobs) // 2
 
 
 def test_progress_reaches_its_end(layout: Layout) -> None:

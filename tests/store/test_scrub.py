@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas import digest as digests
+from cas.digest import FUNCTIONS
 from cas.errors import NotFound
 from cas.index.lmdb import Index
 from cas.store import scrub
@@ -81,7 +82,7 @@ def test_all_is_well(layout: Layout) -> None:
     with indexed(layout) as index:
         pieces = list(scrub.walk(layout, index, Files()))
     assert sum(piece.bytes for piece in pieces) == len(SMALL) + len(LARGE) + len(HUGE)
-    assert sum(piece.ends for piece in pieces) == 5
+    assert sum(piece.ends for piece in pieces) == 4 + len(FUNCTIONS)
     assert max(piece.bytes for piece in pieces) == 1 << 20
     assert scrubbed(layout) == []
 
@@ -219,7 +220,7 @@ def test_the_pace_is_even_and_outlives_the_process(layout: Layout) -> None:
         while not paces.totals.rounds:
             times.now += 1
             paces.step()
-        assert half + paces.totals.entries == 405
+        assert half + paces.totals.entries == 404 + len(FUNCTIONS)
         assert 995 < times.now - 1_900_000_000.0 < 1010
         entries = paces.totals.entries
         times.now += 500
@@ -276,11 +277,13 @@ def test_a_fault_is_logged_and_waits(layout: Layout, caplog: pytest.LogCaptureFi
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=2))
 def test_positions_ascend_with_keys(hashes: list[bytes]) -> None:
-    keys = sorted(digests.make(digests.SHA256, raw, 5).key for raw in hashes)
-    places = [scrub.position(key) for key in keys]
+    functions = (digests.SHA256, digests.BLAKE3)
+    keys = sorted(digests.make(function, raw, 5).key for raw in hashes for function in functions)
+    used = [function.prefix for function in functions]
+    places = [scrub.position(key, used) for key in keys]
     assert places == sorted(places)
     assert 0 <= places[0] <= places[-1] < 1
-    assert scrub.position(b"\0main\0" + keys[0]) == 0
+    assert scrub.position(b"\0main\0" + keys[0], used) == 0
 
 
 def test_closing_midway_leaves_no_file_open(layout: Layout) -> None:
