@@ -181,6 +181,9 @@ EVICTED_AGE = Family(
     "Time since its last use of what was evicted.",
     bounds=_AGES,
 )
+ORPHANS = Family(
+    "cas_orphans_removed_total", "counter", "Files of blobs that no record named, removed."
+)
 
 # --- scrub
 
@@ -226,7 +229,7 @@ COUNTED: tuple[Family, ...] = (
     UPLOADS_OPEN, UPLOADS, UPLOADS_EXPIRED,
     COMMIT_WRITES, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_FAILED_AT, COMMIT_DONE_AT,
     STORE_USED_BYTES, STORE_LIMIT_BYTES, STORE_ENTRIES, DISK_FREE_BYTES, STORE_FULL,
-    EVICTED, EVICTED_BYTES, EVICTED_AGE,
+    EVICTED, EVICTED_BYTES, EVICTED_AGE, ORPHANS,
     SCRUBBED, SCRUBBED_BYTES, SCRUB_BAD, SCRUBBED_AT,
     LOGGED, WORKERS, WORKERS_WANTED, WORKER_ENDS, STARTED_AT,
 )  # fmt: skip

@@ -25,7 +25,7 @@ from cas.index.lmdb import Changes, Index, on_disk
 from cas.index.records import ACTION, FILE, Record, minutes
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
-from cas.store import evict
+from cas.store import evict, orphans
 from cas.store.evict import Watermarks
 from cas.store.files import Files
 from cas.store.layout import Layout
@@ -47,6 +47,10 @@ SHARE = 0.1
 """Of one core, for what is not urgent."""
 CHORE_SECONDS = 60.0
 """How often uploads and free room are looked over."""
+ORPHANS_FIRST = 3600.0
+"""When files that nothing names are first looked for, …"""
+ORPHANS_AGAIN = 86_400.0
+"""… and how often from then on."""
 ABANDONED_SECONDS = 60.0
 """An upload that nobody has written to for so long may go when it is that or young blobs."""
 
@@ -117,6 +121,7 @@ class Janitor:
         self._chores: deque[Work] = deque([self._finish_removals(), self._mend_times()])
         self._chores_due = 0.0
         self._chore_due = 0.0
+        self._orphans_due = monotonic() + ORPHANS_FIRST
         self._sweep_wanted = False
         self._stuck = False
         self._done: list[int] = []
@@ -335,6 +340,9 @@ class Janitor:
             if self._sweep_wanted:
                 self._sweep_wanted = False
                 self._chores.append(self._sweep_actions())
+            if now >= self._orphans_due:
+                self._orphans_due = now + ORPHANS_AGAIN
+                self._chores.append(self._remove_orphans())
             if now >= self._chores_due:
                 self._chores_due = now + CHORE_SECONDS
                 self._chores += (self._expire_uploads(), self._give_back_times())
@@ -387,6 +395,17 @@ class Janitor:
         if done.uploads:
             facts = {"uploads": done.uploads, "bytes": done.bytes}
             log.info("uploads that nobody went on with were removed", extra=facts)
+
+    def _remove_orphans(self) -> Work:
+        """Blobs' files that no record names: killed processes leave them."""
+        count = freed = 0
+        for removed in orphans.sweep(self._layout, self._index, self._files, self._clock):
+            count += len(removed)
+            freed += sum(512 * state.st_blocks for state in removed)
+            yield 0.0
+        if count:
+            self._counts.orphans(count)
+            log.warning("files of no blob were removed", extra={"files": count, "bytes": freed})
 
     def _give_back_pages(self, need: int) -> Work:
         """Pages of the index that are free, where they are more than its share."""
@@ -447,6 +466,7 @@ class _Counts:
         self._bytes = metrics.counter(families.EVICTED_BYTES)
         self._ages = metrics.histogram(families.EVICTED_AGE)
         self._uploads = metrics.counter(families.UPLOADS_EXPIRED)
+        self._orphans = metrics.counter(families.ORPHANS)
 
     def saw(self, usage: Usage, *, stuck: bool) -> None:
         self._used.set(usage.on_disk)
@@ -467,3 +487,6 @@ class _Counts:
 
     def actions(self, dropped: int) -> None:
         self._actions.add(dropped)
+
+    def orphans(self, removed: int) -> None:
+        self._orphans.add(removed)
