@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aiohttp.web import BaseRequest
+from aiohttp.web import BaseRequest, RequestKey
 
+from cas.access.authenticate import Caller
 from cas.digest import ENABLED, Functions
 from cas.http.answers import Answer
 from cas.http.bodies import Body, Pace
@@ -17,8 +18,8 @@ from cas.store.interface import BlobStore
 
 Reply = Answer | Stream
 
-CALLER = "caller"
-"""Where a request keeps who asks (`cas.access.authenticate.Caller`), if anybody wanted to know."""
+CALLER = RequestKey("caller", Caller)
+"""Where a request keeps who asks, if anybody wanted to know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,15 @@ from cas.http.gate import Gate, dropped
 from cas.http.paths import Kind, Target, parse
 from cas.http.status import Refused, of
 from cas.metrics.instruments import Metrics
+from cas.metrics.tools import Tools
 
 Handler = Callable[[Context, BaseRequest, Target], Awaitable[Reply]]
 
-Page = Callable[[BaseRequest], Awaitable[Answer]]
+Page = Callable[[BaseRequest], Awaitable[Reply]]
 """Answers one fixed path, whatever is served else: ``/status`` and its like."""
+
+FOR_PEOPLE = "/-/"
+"""What paths begin with that only the page at ``/`` asks for: they are counted apart."""
 
 ROUTES: dict[Kind, dict[str, Handler]] = {
     "cas": {"GET": blobs.read, "HEAD": blobs.read, "PUT": blobs.write},
@@ -71,13 +75,14 @@ class Service:
         pages: Mapping[str, Page] | None = None,
         metrics: Metrics | None = None,
         gate: Gate | None = None,
+        tools: Tools | None = None,
     ) -> None:
         """`pages` maps fixed paths to what answers GET and HEAD of them; without a `gate`
-        everyone may do everything."""
+        everyone may do everything; `tools` counts who asks."""
         self._context = context
         self._gate = gate
         methods = {method for row in ROUTES.values() for method in row}
-        self._counts = Counts(metrics or Metrics(), [*methods, "OPTIONS"])
+        self._counts = Counts(metrics or Metrics(), [*methods, "OPTIONS"], tools)
         self._pages = pages or {}
         self.busy: set[RequestHandler] = set()
         """Connections whose requests are being served, until their answers have been sent."""
@@ -117,7 +122,9 @@ class Service:
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-            return refusal(*of(error))
+            answer = refusal(*of(error))
+            counted.refused = answer.body.decode().rstrip("\n")
+            return answer
 
     async def _reply(self, request: BaseRequest, counted: Counted) -> Reply:
         if len(self.busy) > self._context.limits.max_requests:
@@ -127,6 +134,7 @@ class Service:
             )
         raw = request.raw_path
         if self._pages and (page := self._pages.get(path := raw.partition("?")[0])) is not None:
+            counted.for_people = path == "/" or path.startswith(FOR_PEOPLE)
             if self._gate is not None and path not in OPEN_PAGES:
                 await self._gate.admit_anywhere(request)
             if request.method not in ("GET", "HEAD"):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 
 from cas.config import Config
-from cas.http import operator
+from cas.http import counts, operator, page
 from cas.http.context import Context, HttpLimits
 from cas.http.gate import Gate
 from cas.http.runtime import LoopRuntime
@@ -19,7 +20,9 @@ from cas.http.server import HttpServer
 from cas.http.service import Service
 from cas.http.writing import Writer
 from cas.metrics.board import Board
+from cas.metrics.history import History
 from cas.metrics.instruments import Metrics
+from cas.metrics.tools import Tools
 from cas.server import access, listen, process, tls
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
@@ -35,6 +38,8 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         opened.callback(store.close)
 
         allowed = access.open_access(config, task.addresses)
+        board = Board(task.board)
+        history = History(board)
         gate = None
         if allowed is not None:
             opened.callback(allowed.close)
@@ -43,9 +48,12 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         def service(loop: asyncio.AbstractEventLoop) -> Service:
             runtime = LoopRuntime(loop, config.helper_threads)
             opened.callback(runtime.close)
-            operators = operator.pages(Board(task.board), runtime)
             context = Context(store, runtime, _limits(config), Writer(store, runtime))
-            return Service(context, operators, metrics, gate)
+            shown = {
+                **operator.pages(board, runtime),
+                **page.pages(board, context, store.administration(), gate),
+            }
+            return Service(context, shown, metrics, gate, Tools(metrics, counts.tool))
 
         files = None if all(map(tls.is_plain, task.addresses)) else tls.open_files(config)
         server = HttpServer(service, tls=None if files is None else tls.ssl_context(files))
@@ -54,10 +62,12 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
 
         server.start()
         link.tell(Event(READY))
+        history.keep(time.time())
         while not link.stop_requested(BEAT_INTERVAL):
             # Liveness must come from the server's own loop, not from this thread.
             if server.alive(BEAT_INTERVAL):
                 link.tell(Event(BEAT))
+            history.keep(time.time())
 
         server.stop(config.drain_timeout)
         while not server.wait_for_termination(BEAT_INTERVAL):
