@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="measure throughput with so many MiB (default: 32)",
     )
+    remote.add_function(parser)
     remote.flags(parser)
 
 
@@ -47,10 +48,11 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise ConfigError(f"--mib: {options.mib} is not from 1 to 4096")
     url = remotes.parse(remote.url(options, environ))
     credentials = remote.read_credentials(options, environ)
+    function = remote.function(options, environ)
     found: list[Finding] = []
 
     async def check() -> None:
-        async for finding in examine(url, credentials, options.mib << 20):
+        async for finding in examine(url, credentials, options.mib << 20, function):
             found.append(finding)
             if not options.json:
                 detail = " ".join(finding.detail.split())

@@ -14,6 +14,7 @@ from cas.cli import display, remote
 if TYPE_CHECKING:
     from cas.cli.remote import Commands
     from cas.client.client import AsyncClient
+    from cas.digest import Function
 
 DESCRIPTION = """\
 Stores a directory and prints the digest of its root: `cas pull DIGEST DIR` brings it back. Modes,
@@ -32,15 +33,17 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--no-stat-cache", action="store_true", help="read every file, changed or not"
     )
+    remote.add_function(parser)
     remote.flags(parser)
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Pushes; the exit code."""
-    return remote.execute(options, environ, lambda client: _push(client, options))
+    function = remote.function(options, environ)
+    return remote.execute(options, environ, lambda client: _push(client, options, function))
 
 
-async def _push(client: AsyncClient, options: argparse.Namespace) -> int:
+async def _push(client: AsyncClient, options: argparse.Namespace, function: Function) -> int:
     from cas.client.push import push_tree
     from cas.client.statcache import default_path
 
@@ -50,6 +53,7 @@ async def _push(client: AsyncClient, options: argparse.Namespace) -> int:
             client,
             options.directory,
             cache=None if options.no_stat_cache else default_path(),
+            function=function,
             progress=progress,
         )
     seconds = time.monotonic() - began

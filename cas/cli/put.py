@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from cas.cli import display, remote
 if TYPE_CHECKING:
     from cas.cli.remote import Commands
     from cas.client.client import AsyncClient
+    from cas.digest import Function
 
 DESCRIPTION = """\
 Stores files, or standard input for -, and prints their digests, one a line, in order. What the
@@ -29,6 +31,7 @@ def add(commands: Commands) -> None:
     """Adds the command's parser."""
     parser = remote.add_parser(commands, "put", "store files", DESCRIPTION, run)
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file, or - for stdin")
+    remote.add_function(parser)
     remote.flags(parser)
 
 
@@ -39,14 +42,18 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             shutil.copyfileobj(sys.stdin.buffer, spool, 1 << 20)
             spool.flush()
         paths = [Path(spool.name if name == "-" else name) for name in options.files]
-        return remote.execute(options, environ, lambda client: _put(client, options, paths))
+        function = remote.function(options, environ)
+        work = partial(_put, options=options, paths=paths, function=function)
+        return remote.execute(options, environ, work)
 
 
-async def _put(client: AsyncClient, options: argparse.Namespace, paths: list[Path]) -> int:
+async def _put(
+    client: AsyncClient, options: argparse.Namespace, paths: list[Path], function: Function
+) -> int:
     from cas.client.source import of_file
 
     async with display.shown(options, "putting") as progress:
-        blobs = [await client.run(of_file, path) for path in paths]
+        blobs = [await client.run(of_file, path, function) for path in paths]
         progress.total = sum(blob.digest.size for blob in blobs)
         progress.files = len(blobs)
         missing = {digest.key for digest in await client.find_missing(b.digest for b in blobs)}

@@ -20,6 +20,7 @@ from cas.errors import CasError, ConfigError
 if TYPE_CHECKING:
     from cas.client.client import AsyncClient
     from cas.client.credentials import Credentials
+    from cas.digest import Function
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -80,6 +81,24 @@ def add_parser(
     common.add_argument("--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run, parser=parser)
     return parser
+
+
+def add_function(parser: argparse.ArgumentParser) -> None:
+    """Adds the option by which a command is told how to name what it stores."""
+    parser.add_argument(
+        "--digest-function",
+        metavar="NAME",
+        help="how blobs are named: sha256 (default), blake3 and others that the remote takes; "
+        "CAS_REMOTE_DIGEST_FUNCTION",
+    )
+
+
+def function(options: argparse.Namespace, environ: Mapping[str, str]) -> Function:
+    """The digest function that was asked for; raises InvalidArgument."""
+    from cas.client.names import function_of
+
+    given = options.digest_function or environ.get("CAS_REMOTE_DIGEST_FUNCTION") or "sha256"
+    return function_of(given.lower())
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

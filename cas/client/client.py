@@ -24,6 +24,7 @@ from cas.client.budget import Budget
 from cas.client.compress import LEAST, worthwhile
 from cas.client.credentials import Credentials
 from cas.client.errors import Unavailable, Unsupported
+from cas.client.names import by_function
 from cas.client.remote import Remote
 from cas.client.retry import Patience, Retry, retried
 from cas.client.source import PIECE, Blob, Bytes, Reader, hash_all, of_bytes, of_file
@@ -41,7 +42,7 @@ from cas.client.transfer import (
     together,
 )
 from cas.client.wire import Offer, Wire
-from cas.digest import Digest
+from cas.digest import SHA256, Digest, Function
 from cas.errors import CasError, DigestMismatch, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
 
@@ -133,8 +134,12 @@ class AsyncClient:
 
     async def find_missing(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those that the remote lacks, each once."""
-        asked = list({digest.key: digest for digest in digests if digest.size}.values())
-        chunks = [asked[at : at + FIND_BLOBS] for at in range(0, len(asked), FIND_BLOBS)]
+        asked = {digest.key: digest for digest in digests if digest.size}.values()
+        chunks = [
+            alike[at : at + FIND_BLOBS]
+            for alike in by_function(asked, lambda digest: digest)
+            for at in range(0, len(alike), FIND_BLOBS)
+        ]
         turns = asyncio.Semaphore(4)
 
         async def find(chunk: list[Digest]) -> list[Digest]:
@@ -145,9 +150,12 @@ class AsyncClient:
 
     # Upload
 
-    async def put(self, content: bytes | Path) -> Digest:
+    async def put(self, content: bytes | Path, function: Function = SHA256) -> Digest:
         """Stores bytes, or a file's, unless the remote has them."""
-        blob = of_bytes(content) if isinstance(content, bytes) else await self.run(of_file, content)
+        if isinstance(content, bytes):
+            blob = of_bytes(content, function)
+        else:
+            blob = await self.run(of_file, content, function)
         await self.put_blobs([blob])
         return blob.digest
 
@@ -164,7 +172,11 @@ class AsyncClient:
         small = [blob for blob in blobs if blob.digest.size + DIGEST_BYTES <= min(limit, BATCHED)]
         chosen = {id(blob) for blob in small}
         large = [blob for blob in blobs if id(blob) not in chosen]
-        groups = batches(small, lambda blob: blob.digest.size, limit)
+        groups = [
+            batch
+            for alike in by_function(small, lambda blob: blob.digest)
+            for batch in batches(alike, lambda blob: blob.digest.size, limit)
+        ]
         # The largest first: one that starts last is waited for alone.
         large.sort(key=lambda blob: -blob.digest.size)
         await together(
@@ -296,7 +308,11 @@ class AsyncClient:
         limit = min(offer.batch, BATCH_BYTES)
         most = min(limit - DIGEST_BYTES, BATCHED)
         small = [digest for digest in every if 0 < digest.size <= most]
-        groups = batches(small, lambda digest: digest.size, limit)
+        groups = [
+            batch
+            for alike in by_function(small, lambda digest: digest)
+            for batch in batches(alike, lambda digest: digest.size, limit)
+        ]
         await together(
             [
                 *(self._get_whole(digest, take, moved) for digest in every if digest.size > most),

@@ -20,11 +20,10 @@ from typing import Literal
 from cas.client.client import AsyncClient
 from cas.client.credentials import Credentials
 from cas.client.errors import PermissionDenied, Unauthenticated, Unavailable, Unsupported
-from cas.client.lists import action_of
 from cas.client.remote import Remote
 from cas.client.retry import Retry
 from cas.client.source import of_bytes
-from cas.digest import KNOWN, SHA256
+from cas.digest import KNOWN, SHA256, Function
 from cas.errors import CasError, LimitExceeded
 from cas.pb import remote_execution_pb2 as pb
 
@@ -52,9 +51,10 @@ class Finding:
 
 
 async def examine(
-    remote: Remote, credentials: Credentials, size: int = 32 << 20
+    remote: Remote, credentials: Credentials, size: int = 32 << 20, function: Function = SHA256
 ) -> AsyncIterator[Finding]:
-    """All checks, as they are done; `size` bytes go up and down to measure throughput."""
+    """All checks, as they are done, with digests of `function`; `size` bytes go up and down to
+    measure throughput."""
     reached = await reach(remote)
     yield reached
     if reached.verdict == "failed":
@@ -66,16 +66,16 @@ async def examine(
             return
     client = AsyncClient(remote, credentials, retry=Retry(attempts=2, first=0.1))
     async with client:
-        answered = await protocol(client)
+        answered = await protocol(client, function)
         yield answered
         if answered.verdict == "failed":
             return
-        yield await latency(client)
-        stored = await round_trip(client)
+        yield await latency(client, function)
+        stored = await round_trip(client, function)
         yield stored
-        yield await actions(client)
+        yield await actions(client, function)
         if stored.verdict == "ok":
-            yield await throughput(client, size)
+            yield await throughput(client, size, function)
         yield await clock(client)
 
 
@@ -151,14 +151,14 @@ async def tls(remote: Remote, credentials: Credentials) -> Finding:
     return Finding("TLS", "ok", detail)
 
 
-async def protocol(client: AsyncClient) -> Finding:
+async def protocol(client: AsyncClient, function: Function) -> Finding:
     """Whether it speaks the protocol that the URL says, and lets us in."""
     remote = client.remote
     check = "HTTP" if remote.http else "capabilities"
     try:
         offer = await client.offer()
         if remote.http:
-            await client.find_missing([of_bytes(os.urandom(16)).digest])
+            await client.find_missing([of_bytes(os.urandom(16), function).digest])
     except Unauthenticated as error:
         return Finding(
             check,
@@ -183,8 +183,9 @@ async def protocol(client: AsyncClient) -> Finding:
         f"REAPI {offer.api}; batches of {offer.batch >> 10} KiB; "
         f"zstd {'yes' if offer.zstd else 'no'}; {functions or 'no known digest function'}"
     )
-    if SHA256.number not in offer.functions:
-        return Finding(check, "failed", detail, "the remote does not take SHA-256 digests")
+    if function.number not in offer.functions:
+        advice = f"the remote does not take {function.name} digests: try another --digest-function"
+        return Finding(check, "failed", detail, advice)
     if not offer.writes_actions:
         return Finding(
             check,
@@ -195,9 +196,9 @@ async def protocol(client: AsyncClient) -> Finding:
     return Finding(check, "ok", detail)
 
 
-async def latency(client: AsyncClient) -> Finding:
+async def latency(client: AsyncClient, function: Function) -> Finding:
     """How long one question takes."""
-    digest = of_bytes(os.urandom(16)).digest
+    digest = of_bytes(os.urandom(16), function).digest
     times = []
     try:
         for _ in range(ROUND_TRIPS):
@@ -213,11 +214,11 @@ async def latency(client: AsyncClient) -> Finding:
     return Finding("latency", "ok", detail)
 
 
-async def round_trip(client: AsyncClient) -> Finding:
+async def round_trip(client: AsyncClient, function: Function) -> Finding:
     """Whether a blob comes back."""
     data = os.urandom(1000)
     try:
-        digest = await client.put(data)
+        digest = await client.put(data, function)
         back = await client.get(digest)
     except (PermissionDenied, Unauthenticated) as error:
         return Finding(
@@ -236,9 +237,9 @@ async def round_trip(client: AsyncClient) -> Finding:
     return Finding("round trip", "ok", "a blob was stored, found and read back")
 
 
-async def actions(client: AsyncClient) -> Finding:
+async def actions(client: AsyncClient, function: Function) -> Finding:
     """Whether action results, which saves are made of, come back."""
-    action = action_of("doctor", os.urandom(8).hex())
+    action = of_bytes(os.urandom(16), function).digest
     try:
         await client.put_action(action, pb.ActionResult(stdout_raw=b"cas doctor"))
         found = await client.get_action(action)
@@ -258,12 +259,12 @@ async def actions(client: AsyncClient) -> Finding:
     return Finding("action results", "ok", "one was stored and read back")
 
 
-async def throughput(client: AsyncClient, size: int) -> Finding:
+async def throughput(client: AsyncClient, size: int, function: Function) -> Finding:
     """Bytes that no compression helps with, up and down."""
     data = os.urandom(size)
     try:
         began = time.monotonic()
-        digest = await client.put(data)
+        digest = await client.put(data, function)
         up = size / (time.monotonic() - began)
         began = time.monotonic()
         await client.get(digest)

@@ -167,9 +167,10 @@ class GrpcWire:
         )
         request.blob_digests.extend(map(message_of, digests))
         answer = await self._find(request)
-        return [digest_of(digest) for digest in answer.missing_blob_digests]
+        return [digest_of(digest, digests[0].function) for digest in answer.missing_blob_digests]
 
     async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> list[CasError | None]:
+        function = blobs[0][0].function
         request = pb.BatchUpdateBlobsRequest(
             instance_name=self._instance, digest_function=_function(blobs[0][0])
         )
@@ -180,11 +181,12 @@ class GrpcWire:
         for response in answer.responses:
             status = response.status
             failed = error_of(status.code, status.message) if status.code else None
-            answers[digest_of(response.digest).key] = failed
+            answers[digest_of(response.digest, function).key] = failed
         lost = RemoteError("the remote left the blob out of its answer")
         return [answers.get(digest.key, lost) for digest, _ in blobs]
 
     async def read_many(self, digests: Sequence[Digest]) -> list[bytes | CasError]:
+        function = digests[0].function
         request = pb.BatchReadBlobsRequest(
             instance_name=self._instance, digest_function=_function(digests[0])
         )
@@ -193,7 +195,7 @@ class GrpcWire:
         answers: dict[bytes, bytes | CasError] = {}
         for response in answer.responses:
             status = response.status
-            answers[digest_of(response.digest).key] = (
+            answers[digest_of(response.digest, function).key] = (
                 error_of(status.code, status.message) if status.code else response.data
             )
         lost = RemoteError("the remote left the blob out of its answer")

@@ -208,7 +208,7 @@ def _look_at_file(
         plan.fetch(path, node)
         return
     entry = known.get(os.fsencode("/".join(path)))
-    if entry is None or entry[0] != look(status):
+    if entry is None or entry[0] != look(status) or entry[1][:1] != node.digest.key[:1]:
         plan.check.append((path, node, look(status)))
     elif entry[1] != node.digest.key:
         plan.fetch(path, node)

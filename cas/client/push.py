@@ -83,7 +83,7 @@ async def send_files(
     root = found.root.encode(errors="surrogateescape")
     with StatCache(cache) if cache else nullcontext() as known_files:
         known = await client.run(known_files.load, root) if known_files else {}
-        unknown = await client.run(recall, files, known)
+        unknown = await client.run(recall, files, known, function)
         waves = _Waves(client, found, progress)
         async with asyncio.TaskGroup() as group:
             group.create_task(waves.send([file for file in files if file.digest is not None]))

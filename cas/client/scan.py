@@ -100,12 +100,12 @@ def scan(directory: Path) -> Scan:
     return found
 
 
-def recall(files: Sequence[Found], known: Known) -> list[Found]:
-    """Fills in digests that are known for sure; the files that must be read."""
+def recall(files: Sequence[Found], known: Known, function: Function) -> list[Found]:
+    """Fills in digests of `function` that are known for sure; the files that must be read."""
     unknown = []
     for file in files:
         entry = known.get(file.relative)
-        if entry is not None and entry[0] == file.seen:
+        if entry is not None and entry[0] == file.seen and entry[1].startswith(function.prefix):
             file.digest = from_key(entry[1])
         else:
             unknown.append(file)

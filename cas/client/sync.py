@@ -19,7 +19,7 @@ from cas.client.credentials import Credentials
 from cas.client.remote import Remote
 from cas.client.source import Blob
 from cas.client.transfer import Tally
-from cas.digest import Digest
+from cas.digest import SHA256, Digest, Function
 from cas.pb import remote_execution_pb2 as pb
 
 T = TypeVar("T")
@@ -67,8 +67,8 @@ class Client:
     def find_missing(self, digests: Iterable[Digest]) -> list[Digest]:
         return self._run(self.asynchronous.find_missing(digests))
 
-    def put(self, content: bytes | Path) -> Digest:
-        return self._run(self.asynchronous.put(content))
+    def put(self, content: bytes | Path, function: Function = SHA256) -> Digest:
+        return self._run(self.asynchronous.put(content, function))
 
     def put_blobs(self, blobs: Iterable[Blob]) -> None:
         self._run(self.asynchronous.put_blobs(blobs))

@@ -101,6 +101,28 @@ def test_put_has_and_get(cas: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "c").exists()
 
 
+def test_digest_functions(cas: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"content of a")
+    trees.make(tmp_path / "in")
+    assert cas("put", "--digest-function", "BLAKE3", "a") == 0
+    digest = cas.out.strip()
+    assert digest.startswith("blake3/")
+    assert cas("get", digest, "-o", "b") == 0
+    assert (tmp_path / "b").read_bytes() == b"content of a"
+    assert cas("doctor", "--mib", "1", "--digest-function", "sha1") == 1
+    assert "does not take sha1 digests" in cas.out
+    monkeypatch.setenv("CAS_REMOTE_DIGEST_FUNCTION", "blake3")
+    assert cas("put", "a") == 0
+    assert cas.out.strip() == digest
+    assert cas("push", "in") == 0
+    root = cas.out.strip()
+    assert root.startswith("blake3/")
+    assert cas("pull", root, "out") == 0
+    assert trees.read(tmp_path / "out") == trees.read(tmp_path / "in")
+    assert cas("put", "a", "--digest-function", "crc32") == 1
+    assert "'crc32' is no digest function" in cas.err
+
+
 def test_push_and_pull(cas: Run, tmp_path: Path) -> None:
     trees.make(tmp_path / "in")
     (tmp_path / "in" / ".casignore").write_text("/large\n")
