@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cas import digest as digests
-from cas.digest import Digest
+from cas.digest import SHA256, Digest
 from cas.errors import CasError, NotFound
 from cas.index.records import FILE
 from cas.reapi.instances import is_namespace_of
@@ -307,7 +307,7 @@ def unmade(child: Child) -> None:
 
 
 def first_start(child: Child) -> None:
-    directory.prepare(child.directory, files=child.files).close()
+    directory.prepare(child.directory, (SHA256,), files=child.files).close()
     opening.open_index(child.layout, child.files, seam=child.index_seam).close()
 
 
