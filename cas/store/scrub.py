@@ -147,11 +147,14 @@ def used(index: Index) -> list[bytes]:
 def position(key: bytes, used: Sequence[bytes]) -> float:
     """How far a walk is, from 0 to 1: keys ascend, and hashes are spread evenly; among the
     functions that are `used` as well, for want of anything better."""
-    if key[:1] not in used:
-        # Action results and values take no time, nor do empty blobs.
+    code = key[:1]
+    # Action results come first and values last; both take no time, nor do empty blobs.
+    if code == b"\0":
         return 0.0
-    within = int.from_bytes(key[1:9].ljust(8, b"\0"), "big") / 2**64
-    return (sum(prefix < key[:1] for prefix in used) + within) / len(used)
+    if not used:
+        return 1.0
+    within = int.from_bytes(key[1:9].ljust(8, b"\0"), "big") / 2**64 if code in used else 0.0
+    return (sum(prefix < code for prefix in used) + within) / len(used)
 
 
 @dataclass(slots=True)

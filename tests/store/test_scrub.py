@@ -19,8 +19,9 @@ from cas.index.lmdb import Index
 from cas.store import scrub
 from cas.store.directory import prepare
 from cas.store.files import Files
-from cas.store.interface import NewAction
+from cas.store.interface import NewAction, NewValue
 from cas.store.layout import Layout
+from cas.store.local import open_store
 from tests.store.test_fsck import (
     LARGE,
     SMALL,
@@ -284,6 +285,24 @@ def test_positions_ascend_with_keys(hashes: list[bytes]) -> None:
     assert places == sorted(places)
     assert 0 <= places[0] <= places[-1] < 1
     assert scrub.position(b"\0main\0" + keys[0], used) == 0
+    assert scrub.position(b"\xffac/main\0key", used) == 1
+    # An empty blob of a function that has no other.
+    assert scrub.position(digests.empty(digests.MD5).key, used) == 0.5
+    assert scrub.position(keys[0], []) == 1
+
+
+def test_a_store_without_blobs_has_one_round_in_a_period(tmp_path: Path) -> None:
+    prepare(tmp_path / "store").close()
+    with closing(open_store(tmp_path / "store")) as store:
+        store.put_action("", digests.of(b"action"), NewAction(b"result", [], True)).wait(30)
+        store.put_value("ac/", "key", NewValue(digests.of(b"x"), b"x", b"", "")).wait(30)
+    times = Times()
+    with indexed(Layout(tmp_path / "store")) as index:
+        paces = paced(Layout(tmp_path / "store"), index, times)
+        for _ in range(2100):
+            times.now += 1
+            paces.step()
+        assert paces.totals.rounds == 2
 
 
 def test_closing_midway_leaves_no_file_open(layout: Layout) -> None:
