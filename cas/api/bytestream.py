@@ -156,14 +156,26 @@ class ByteStream:
             sent = offset + len(data) if packed else None
             return await self._already(digest, finish, context, sent)
         upload_name = names.format(resource)
-        if finish and offset == 0 and not self._store.upload_exists(upload_name):
+        is_new = offset == 0 and not self._store.upload_exists(upload_name)
+        if finish and is_new:
             if not packed:
                 return await self._write_whole(digest, data, len(data), context)
             if digest.size <= compressed.WHOLE_BYTES:
                 return await self._write_packed(digest, data, context)
         with self._open_uploads.one_more(context.peer()):
+            if is_new and not packed and digest.size <= self._store.inline_threshold:
+                return await self._write_small(upload_name, digest, data, name, context)
             upload = await self._begin(upload_name, digest, offset, data, packed)
             return await _WriteStream(self, upload, name, context).run(finish)
+
+    async def _write_small(
+        self, upload_name: str, digest: Digest, data: memoryview, name: str, context: Context
+    ) -> bytes:
+        """The first of a few messages."""
+        digests.check_size(digest, len(data))
+        upload = self._store.gather(upload_name, digest)
+        upload.append(data)
+        return await _WriteStream(self, upload, name, context, in_memory=True).run(finish=False)
 
     async def _begin(
         self, name: str, digest: Digest, offset: int, data: memoryview, packed: bool
@@ -268,13 +280,23 @@ class ByteStream:
 class _WriteStream:
     """One Write call that needs more than one message, or resumes."""
 
-    def __init__(self, service: ByteStream, upload: Upload, name: str, context: Context) -> None:
+    def __init__(
+        self,
+        service: ByteStream,
+        upload: Upload,
+        name: str,
+        context: Context,
+        *,
+        in_memory: bool = False,
+    ) -> None:
+        """`in_memory`: finishing the upload does not block."""
         self._service = service
         self._store = service._store
         self._runtime = service._runtime
         self._upload = upload
         self._name = name
         self._context = context
+        self._in_memory = in_memory
 
     async def run(self, finish: bool) -> bytes:
         """From the second message, unless the first was the last, to the response."""
@@ -315,7 +337,11 @@ class _WriteStream:
         return finish, data
 
     async def _finish(self) -> bytes:
-        pending = await self._runtime.offload(self._upload.finish)
+        upload = self._upload
+        if self._in_memory:
+            pending = upload.finish()
+        else:
+            pending = await self._runtime.offload(upload.finish)
         return await self._service.settle(pending, self._upload.offset, self._context)
 
     async def _overtaken(self, finished: bool) -> bytes:

@@ -203,6 +203,11 @@ class BlobStore(Protocol):
         too many uploads are open.
         """
 
+    def gather(self, name: str, digest: Digest, /) -> Upload:
+        """Begins the upload `name`, which does not exist, of a blob of up to `inline_threshold`
+        bytes.  Nothing but its `flush` and `suspend` blocks, and until one of them nobody can
+        resume it.  Raises LimitExceeded."""
+
     def upload_exists(self, name: str, /) -> bool:
         """Whether `name` has a committed size to resume from.  Cheap."""
 

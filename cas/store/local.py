@@ -36,6 +36,7 @@ from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.counts import ReadCounts
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
+from cas.store.gathering import GatheringUpload
 from cas.store.interface import Action, Buffer, Durability, Found, NewAction, NewValue, Value
 from cas.store.layout import Layout
 from cas.store.memory import BytesBlob
@@ -249,6 +250,9 @@ class LocalStore:
 
     def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> LocalUpload:
         return self._uploads.begin(name, digest, offset, data)
+
+    def gather(self, name: str, digest: Digest, /) -> GatheringUpload:
+        return GatheringUpload(self._uploads, name, digest)
 
     def upload_exists(self, name: str, /) -> bool:
         return self._uploads.exists(name)

@@ -116,6 +116,9 @@ class MemoryStore:
             self._writers[name] = upload
             return upload
 
+    def gather(self, name: str, digest: Digest, /) -> MemoryUpload:
+        return self.upload(name, digest, 0, b"")
+
     def upload_exists(self, name: str, /) -> bool:
         return name in self._staged
 

@@ -73,7 +73,7 @@ class Uploads:
         strict: bool,
         metrics: Metrics,
     ) -> None:
-        self._counts = UploadCounts(metrics)
+        self.counts = UploadCounts(metrics)
         self.layout = layout
         self.files = files
         self.committer = committer
@@ -140,7 +140,7 @@ class Uploads:
     def released(self) -> None:
         with self._lock:
             self._open -= 1
-            self._counts.open.set(self._open)
+            self.counts.open.set(self._open)
 
     def writes_past_cache(self, size: int) -> bool:
         """Whether the bytes of a blob of `size` are to go straight to the disk."""
@@ -199,7 +199,7 @@ class Uploads:
                     f"{self._max_open}"
                 )
             self._open += 1
-            self._counts.open.set(self._open)
+            self.counts.open.set(self._open)
 
     def _hold(self, path: str, digest: Digest, offset: int, data: Buffer) -> LocalUpload:
         """The upload at `offset`; behind `data` where it was taken over from a living stream."""
@@ -208,7 +208,7 @@ class Uploads:
             if fd is not None:
                 if self.files.hold(fd):
                     self._hashers.pop(path, None)
-                    self._counts.new.add()
+                    self.counts.new.add()
                     return LocalUpload(self, digest, path, fd, 0, digest.function.new(digest.size))
                 # Another stream took the file over in the moment since it was made.
                 self.files.close(fd)
@@ -240,7 +240,7 @@ class Uploads:
             elif size != offset:
                 raise _wrong_offset(offset, size)
             hasher = self._hash_state(path, fd, size, digest)
-            (self._counts.taken_over if living else self._counts.resumed).add()
+            (self.counts.taken_over if living else self.counts.resumed).add()
             return LocalUpload(self, digest, path, fd, size, hasher)
         except BaseException:
             self.files.close(fd)

@@ -212,6 +212,55 @@ class TestUploads:
             assert not store.contains(digest)
             assert store.committed_size("u") is None
 
+    def test_a_small_blob_is_gathered_in_memory(self, store: BlobStore) -> None:
+        digest = digests.of(SMALL)
+        upload = store.gather("u", digest)
+        for at in range(0, len(SMALL), 7):
+            assert upload.offset == at
+            if upload.append(SMALL[at : at + 7]):
+                upload.flush()
+        upload.finish().wait(30)
+        upload.discard()
+        assert store.read_small(digest) == SMALL
+        assert not store.upload_exists("u")
+
+    def test_what_was_gathered_is_kept_when_the_stream_breaks_off(self, store: BlobStore) -> None:
+        digest = digests.of(SMALL)
+        upload = store.gather("u", digest)
+        upload.append(SMALL[:5])
+        upload.append(SMALL[5:20])
+        assert upload.suspend(durable=True) == 20
+        assert upload.suspend() == 20
+        assert store.committed_size("u") == 20
+        again = store.upload("u", digest, 20, SMALL[20:])
+        again.finish().wait(30)
+        assert store.read_small(digest) == SMALL
+
+    def test_what_is_gathered_can_be_flushed_before_its_end(self, store: BlobStore) -> None:
+        digest = digests.of(SMALL)
+        upload = store.gather("u", digest)
+        upload.append(SMALL[:5])
+        upload.flush()
+        assert store.committed_size("u") == 5
+        upload.append(SMALL[5:])
+        assert upload.offset == len(SMALL)
+        upload.finish().wait(30)
+        assert store.read_small(digest) == SMALL
+        assert store.committed_size("u") is None
+
+    def test_what_was_gathered_is_verified(self, store: BlobStore) -> None:
+        digest = digests.of(SMALL)
+        upload = store.gather("u", digest)
+        upload.append(b"x")
+        with pytest.raises(InvalidArgument, match="bytes were sent"):
+            upload.append(SMALL)
+        upload.append(SMALL[1:])
+        with pytest.raises(DigestMismatch):
+            upload.finish()
+        upload.suspend()
+        assert not store.upload_exists("u")
+        assert not store.contains(digest)
+
     def test_a_small_upload_that_was_resumed_is_verified_too(self, store: BlobStore) -> None:
         digest = digests.of(SMALL)
         upload = begin(store, "u", digest)
