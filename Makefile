@@ -14,7 +14,7 @@ PYTHON ?= $(shell config/python)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup serve test lint format bench torture clients prometheus deploy-lint lock
+.PHONY: help setup serve test lint format bench torture clients prometheus page deploy-lint lock
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ clients: setup ## Install real clients, drive them against a server; CLIENTS='â€
 prometheus: setup ## promtool and a real Prometheus against a loaded server.
 	tests/prometheus/setup
 	tests/prometheus/run
+
+page: setup ## The page at / in Debian's Chromium, which is installed if need be.
+	tests/page/setup
+	tests/page/run $(ARGS)
 
 deploy-lint: setup ## Linters and schemas, of what deploy/ has.
 	tests/prometheus/setup

@@ -168,7 +168,7 @@ _KEYS = {
 async def browsing(arguments: Sequence[str] = ()) -> AsyncIterator[Tab]:
     """A tab of a browser of its own."""
     path = chromium()
-    assert path is not None
+    assert path is not None, f"expected one of {', '.join(NAMES)} on PATH"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs meanwhile
             [

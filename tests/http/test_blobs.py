@@ -20,7 +20,7 @@ from tests.http.serving import (
     some_bytes,
 )
 
-SIZES = [0, 1, 1000, 16 << 10, (16 << 10) + 1, 300_000, 1 << 20, (1 << 20) + 1, 5_000_000]
+SIZES = [0, 1, 1000, 64 << 10, (64 << 10) + 1, 300_000, 1 << 20, (1 << 20) + 1, 5_000_000]
 
 
 @pytest.mark.parametrize("size", SIZES)

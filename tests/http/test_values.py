@@ -16,7 +16,7 @@ from cas.store.memory import MemoryStore
 from cas.store.pending import Pending, failed
 from tests.http.serving import MAX_MESSAGE, Served, local_store, serving, sha, some_bytes
 
-SIZES = [0, 10, 16 << 10, (16 << 10) + 1, 400_000, 3_000_000]
+SIZES = [0, 10, 64 << 10, (64 << 10) + 1, 400_000, 3_000_000]
 JSON = "application/json"
 
 

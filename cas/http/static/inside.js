@@ -19,7 +19,10 @@ export function readAddress() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(6)));
 }
 
+let latest = 0;
+
 export async function showInside(asked) {
+  const mine = ++latest;
   const place = byId("inside");
   const fields = { digest: asked.digest || "" };
   for (const key of ["as", "path"]) if (asked[key]) fields[key] = asked[key];
@@ -28,13 +31,14 @@ export async function showInside(asked) {
   let parts, told;
   try {
     const found = await ask(`/-/look?${new URLSearchParams(fields)}`);
-    if (location.hash !== addressOf(asked) && readAddress()?.digest !== asked.digest) return;
     told = found.blob || found.results.length ? "" : "Nothing has this digest";
     parts = drawn(found, asked);
   } catch (error) {
     told = `Cannot look it up: ${error.message}`;
     parts = [heading("Look up", asked), el("p.notice", null, told)];
   }
+  // Somebody has gone on meanwhile.
+  if (mine !== latest || !readAddress()) return;
   place.replaceChildren(...parts);
   place.removeAttribute("aria-busy");
   const title = place.querySelector("h1");
@@ -166,7 +170,7 @@ function entries(told, here) {
       el("td", null, { file: entry.executable ? "program" : "file", directory: "directory", link: "link" }[entry.type],
         entry.absent ? el("span", null, " ", el("span.badge.bad", null, "not here")) : ""),
       el("td.number", null, entry.type === "file" && entry.size !== undefined ? bytes(entry.size) : ""),
-      el("td.wide", null, entry.digest ? el("span.hash", { title: entry.digest }, `${entry.digest.replace(/^[^/]*\/(?=.*\/)/, "").slice(0, 12)}…`) : entry.malformed ? el("span.badge.bad", null, "no digest") : ""));
+      el("td.wide", null, entry.digest ? el("span.hash", { title: entry.digest }, brief(entry.digest)) : entry.malformed ? el("span.badge.bad", null, "no digest") : ""));
   });
   if (!rows.length) return el("p.more", null, "It is empty.");
   return el("div", null,
@@ -179,16 +183,17 @@ function entries(told, here) {
 function link(told, fields) {
   if (told.malformed !== undefined) return el("span", null, name(told.malformed), " ", el("span.badge.bad", null, "no digest"));
   if (told.absent) return el("span", null, hash(told.digest), " ", el("span.badge.bad", null, "not here"));
-  return el("span", null, el("a.mono", { href: addressOf({ digest: told.digest, instance: fields.instance, via: fields.via, as: fields.as }) }, told.digest.slice(0, 16), "…"), ` ${bytes(told.size)}`);
+  return el("span", null, el("a.mono", { href: addressOf({ digest: told.digest, instance: fields.instance, via: fields.via, as: fields.as }) }, brief(told.digest)), ` ${bytes(told.size)}`);
 }
 
 function pairs(title, listed) {
   if (!listed.length) return el("dl.facts", null, ...fact(title, el("span.none", null, "none")));
-  return el("div", null, el("div.scroll", null, el("table", { "aria-label": title },
+  return el("div", null, el("div.scroll", null, el("table.pairs", { "aria-label": title },
     el("thead", null, el("tr", null, el("th", { scope: "col" }, title), el("th", { scope: "col" }, "Value"))),
     el("tbody", null, ...listed.map(([key, value]) => el("tr", null, el("th.name", { scope: "row" }, name(key)), el("td.name.mono", null, name(value))))))));
 }
 
+const brief = (digest) => `${digest.replace(/^[^/]*\/(?=.*\/)/, "").slice(0, 12)}…`;
 const words = (listed) => listed.length ? el("ol.words", { tabindex: "0" }, ...listed.map((word) => el("li", null, name(word)))) : el("p.none", null, "none");
 const hash = (text) => el("span.mono.name", null, text);
 const fact = (term, value, whole) => [el(whole ? "div.whole" : "div", null, el("dt", null, term), el("dd", null, value))];

@@ -252,6 +252,8 @@ function route() {
   byId("inside").hidden = !asked;
   if (asked) {
     byId("digest").value = asked.digest || "";
+    const known = [...byId("instance").options].some((option) => option.value === asked.instance);
+    byId("instance").value = known ? asked.instance : "*";
     showInside(asked);
   } else {
     document.title = "cas";
