@@ -21,13 +21,13 @@ from typing import Self, TypeVar
 from cas import digest as digests
 from cas.client import remote as remotes
 from cas.client.budget import Budget
-from cas.client.compress import LEAST, worthwhile
+from cas.client.compress import LEAST, content, parcels, worthwhile
 from cas.client.credentials import Credentials
-from cas.client.errors import Unavailable, Unsupported
+from cas.client.errors import RemoteError, Unavailable, Unsupported
 from cas.client.names import by_function
 from cas.client.remote import Remote
 from cas.client.retry import Patience, Retry, retried
-from cas.client.source import PIECE, Blob, Bytes, Reader, hash_all, of_bytes, of_file
+from cas.client.source import PIECE, Blob, Reader, hash_all, of_bytes, of_file
 from cas.client.transfer import (
     BATCH_BYTES,
     DIGEST_BYTES,
@@ -41,16 +41,20 @@ from cas.client.transfer import (
     batches,
     together,
 )
-from cas.client.wire import Offer, Wire
+from cas.client.wire import Offer, Parcel, Wire
 from cas.digest import SHA256, Digest, Function
-from cas.errors import CasError, DigestMismatch, InvalidArgument, NotFound
+from cas.errors import DigestMismatch, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
+from cas.zstd import Packer
 
 T = TypeVar("T")
 
-BATCHED = 256 << 10
-"""Blobs up to this size travel in batches; larger ones in a stream of their own, where they
-can resume."""
+BATCHED = 2 << 20
+"""Blobs up to this size are sent in batches; larger ones in a stream of their own, where they
+can resume.  A stream costs what 600 KiB do."""
+
+READ_TOGETHER = 256 << 10
+"""Blobs up to this size are read in batches."""
 
 FIND_BLOBS = 4000
 """Digests in one FindMissing."""
@@ -85,7 +89,7 @@ class AsyncClient:
         self.retry = retry or Retry()
         self._wire = _connect(self.remote, credentials or Credentials())
         self._budget = Budget(budget)
-        self._zstd = zstd
+        self._packer = Packer() if zstd else None
         self._offer: Offer | None = None
         self._threads = ThreadPoolExecutor(threads or min(8, 2 + (os.cpu_count() or 1)), "cas")
 
@@ -188,8 +192,9 @@ class AsyncClient:
 
     async def _send_batch(self, batch: list[Blob], moved: Moved) -> None:
         cost = sum(blob.digest.size + DIGEST_BYTES for blob in batch)
+        packer = self._packer if (await self.offer()).zstd_batch else None
         async with self._budget.take(2 * cost):
-            todo = await self.run(_read_all, batch)
+            todo = await self.run(parcels, batch, packer)
             patience = Patience(self.retry)
             while todo:
                 try:
@@ -199,26 +204,27 @@ class AsyncClient:
                     continue
                 except Unsupported:
                     break
-                again: list[tuple[Digest, bytes]] = []
-                for (digest, data), answer in zip(todo, answers, strict=True):
+                again: list[Parcel] = []
+                for parcel, answer in zip(todo, answers, strict=True):
                     if answer is None:
                         self.tally.sent_blobs += 1
-                        self.tally.sent_bytes += digest.size
-                        moved(digest.size)
+                        self.tally.sent_bytes += len(parcel.data)
+                        moved(parcel.digest.size)
                     elif isinstance(answer, Unavailable):
-                        again.append((digest, data))
+                        again.append(parcel)
                         failure = answer
-                    elif digests.of(data, digest.function) != digest:
-                        raise _changed(next(b for b in batch if b.digest == digest))
                     else:
+                        await self.run(_check_unchanged, parcel, batch)
                         raise answer
                 if len(again) < len(todo):
                     patience.progress()
                 if again:
                     await self._failed(patience, failure)
                 todo = again
-        for digest, data in todo:
-            await self._send_stream(Blob(digest, Bytes(data)), moved)
+        unsent = {parcel.digest.key for parcel in todo}
+        for blob in batch:
+            if blob.digest.key in unsent:
+                await self._send_stream(blob, moved)
 
     async def _send_stream(self, blob: Blob, moved: Moved) -> None:
         async with self._budget.take(STREAM_BYTES):
@@ -234,7 +240,10 @@ class AsyncClient:
     async def _send_open(self, digest: Digest, read: Reader, moved: Moved) -> None:
         offer = await self.offer()
         zstd = (
-            self._zstd and offer.zstd and digest.size >= LEAST and await self.run(worthwhile, read)
+            self._packer is not None
+            and offer.zstd
+            and digest.size >= LEAST
+            and await self.run(worthwhile, read, self._packer)
         )
         patience = Patience(self.retry)
         name = self._wire.upload_name(digest, zstd)
@@ -243,7 +252,8 @@ class AsyncClient:
         while True:
             pieces = Pieces(self.run, self.tally, read, digest, zstd, offset, told)
             try:
-                size = await self._wire.write(digest, name, offset, pieces.pull)
+                size = await self._wire.write(digest, name, offset, pieces.pull, zstd)
+                # What a compressed upload is said to have counts its compressed bytes.
                 if zstd or size < 0 or size >= digest.size:
                     told.reach(digest.size)
                     return
@@ -251,17 +261,23 @@ class AsyncClient:
             except Unavailable as error:
                 await self._failed(patience, error)
             except InvalidArgument:
-                # A remote that answered with a size it will not go on from.
                 if not offset:
                     raise
+                with suppress(Unavailable):
+                    size = await self._wire.committed(name)
+                    if offset < size < digest.size:
+                        # More of the stream that broke had got through than it had seen yet.
+                        offset = size
+                        continue
+                # A remote that answered with a size it will not go on from.
                 name, offset, reached = self._wire.upload_name(digest, zstd), 0, digest.size
                 continue
             finally:
                 await pieces.close()
-            if zstd or not self._wire.resumes:
-                # REAPI leaves open where a compressed upload goes on.
-                name, offset = self._wire.upload_name(digest, zstd), 0
+            if not self._wire.resumes:
+                offset = 0
                 continue
+            # Of a compressed upload, too, this is how much of the content is there.
             with suppress(Unavailable):
                 offset = await self._wire.committed(name)
                 if offset >= digest.size:
@@ -306,7 +322,7 @@ class AsyncClient:
             await take(empty)
         offer = await self.offer()
         limit = min(offer.batch, BATCH_BYTES)
-        most = min(limit - DIGEST_BYTES, BATCHED)
+        most = min(limit - DIGEST_BYTES, READ_TOGETHER)
         small = [digest for digest in every if 0 < digest.size <= most]
         groups = [
             batch
@@ -322,36 +338,38 @@ class AsyncClient:
 
     async def _get_batch(self, batch: list[Digest], take: Take, moved: Moved) -> None:
         cost = sum(digest.size + DIGEST_BYTES for digest in batch)
+        zstd = self._packer is not None and (await self.offer()).zstd
         async with self._budget.take(2 * cost):
             todo = batch
             patience = Patience(self.retry)
             while todo:
                 try:
-                    answers = await self._wire.read_many(todo)
+                    answers = await self._wire.read_many(todo, zstd)
                 except Unavailable as error:
                     await self._failed(patience, error)
                     continue
                 except Unsupported:
                     break
                 again = []
-                found = []
+                came: list[Parcel] = []
                 for digest, answer in zip(todo, answers, strict=True):
-                    if isinstance(answer, Unavailable):
+                    if isinstance(answer, Parcel):
+                        came.append(answer)
+                    elif isinstance(answer, Unavailable):
                         again.append(digest)
                         failure = answer
                     elif isinstance(answer, NotFound):
                         raise _absent(digest)
-                    elif isinstance(answer, CasError):
-                        raise answer
                     else:
-                        digests.verify(digest, answer)
-                        found.append((digest, answer))
-                        self.tally.got_bytes += digest.size
-                if found:
+                        raise answer
+                if came:
+                    found = await self.run(_contents, came)
+                    size = sum(digest.size for digest, _ in found)
                     self.tally.got_blobs += len(found)
+                    self.tally.got_bytes += size
                     patience.progress()
                     await take(found)
-                    moved(sum(digest.size for digest, _ in found))
+                    moved(size)
                 if again:
                     await self._failed(patience, failure)
                 todo = again
@@ -373,13 +391,13 @@ class AsyncClient:
         received = 0
         async with self._budget.take(STREAM_BYTES):
             patience = Patience(self.retry)
-            zstd = self._zstd and offer.zstd and digest.size >= LEAST
+            zstd = self._packer is not None and offer.zstd and digest.size >= LEAST
             while received < digest.size:
-                drain = Drain(self.run, self.tally, digest, received, hasher, sink, zstd, moved)
+                drain = Drain(self.run, self.tally, digest, received, hasher, sink, moved)
                 try:
                     async with aclosing(self._wire.read(digest, received, zstd)) as pieces:
-                        async for piece in pieces:
-                            await drain.add(piece)
+                        async for piece, packed in pieces:
+                            await drain.add(piece, packed)
                     await drain.flush()
                     if drain.received < digest.size:
                         raise Unavailable(
@@ -426,12 +444,16 @@ def _connect(remote: Remote, credentials: Credentials) -> Wire:
     return GrpcWire(remote, credentials)
 
 
-def _read_all(batch: list[Blob]) -> list[tuple[Digest, bytes]]:
-    found = []
-    for blob in batch:
-        with blob.source.open() as read:
-            found.append((blob.digest, read(0, blob.digest.size)))
-    return found
+def _check_unchanged(parcel: Parcel, batch: list[Blob]) -> None:
+    """Raises, where what was sent is not what was to be, what says so better than the remote."""
+    try:
+        content(parcel)
+    except (DigestMismatch, RemoteError):
+        raise _changed(next(blob for blob in batch if blob.digest == parcel.digest)) from None
+
+
+def _contents(came: list[Parcel]) -> list[tuple[Digest, bytes]]:
+    return [(parcel.digest, content(parcel)) for parcel in came]
 
 
 def _absent(digest: Digest) -> NotFound:

@@ -1,7 +1,7 @@
 """A connection over gRPC: ByteStream and the Remote Execution API's cache half.
 
-Rule: the one table from gRPC codes to errors.  WriteRequest and ReadResponse are made and
-read by hand where bytes flow: protobuf would copy every piece twice more.
+Rule: the one table from gRPC codes to errors.  What carries blobs is made and read by
+`cas.client.messages`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -24,9 +24,10 @@ from cas.client.errors import (
     Unavailable,
     Unsupported,
 )
+from cas.client.messages import batch_update_request, read_data, write_head, write_request
 from cas.client.names import digest_of, message_of
 from cas.client.remote import Remote
-from cas.client.wire import Offer, Pull
+from cas.client.wire import Offer, Parcel, Piece, Pull
 from cas.digest import Digest
 from cas.errors import CasError, InvalidArgument, LimitExceeded, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as bs
@@ -34,9 +35,13 @@ from cas.pb import remote_execution_pb2 as pb
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+N = TypeVar("N", bound=Message, covariant=True)
 
 UNARY_SECONDS = 120.0
-"""For a call with one answer; a remote that has not answered by then is given up."""
+"""For a call with one answer; a remote that has not answered by then is given up, …"""
+
+SLOWEST = 16 << 10
+"""… or, where it carries blobs, by when they would have got through at so many bytes a second."""
 
 IDLE_SECONDS = 120.0
 """Between two messages of a stream; streams have no deadline in all."""
@@ -87,6 +92,12 @@ def error_of(number: int, message: str) -> CasError:
     return kind(f"{message or 'no reason given'} ({code.name})")
 
 
+class Ask(Protocol[N]):
+    """Asks, and gives the answer."""
+
+    async def __call__(self, request: Message | bytes, seconds: float = ..., /) -> N: ...
+
+
 class GrpcWire:
     """See `cas.client.wire.Wire`."""
 
@@ -118,17 +129,18 @@ class GrpcWire:
             pb.ServerCapabilities,
         )
 
-    def unary(self, method: str, answer: type[M]) -> Callable[[Message], Awaitable[M]]:
-        """A method with one request and one answer, whose failures are `cas.client.errors`."""
+    def unary(self, method: str, answer: type[M]) -> Ask[M]:
+        """A method with one request and one answer, whose failures are `cas.client.errors`;
+        beside the request it takes the seconds that it may last."""
         call = self._channel.unary_unary(method, _bytes, answer.FromString)
 
-        async def once(request: Message) -> M:
+        async def once(request: Message | bytes, seconds: float) -> M:
             metadata = await self._authorizer.headers()
-            answered: M = await call(request, metadata=metadata, timeout=UNARY_SECONDS)
+            answered: M = await call(request, metadata=metadata, timeout=seconds)
             return answered
 
-        async def ask(request: Message) -> M:
-            return await self._translated(lambda: once(request))
+        async def ask(request: Message | bytes, seconds: float = UNARY_SECONDS) -> M:
+            return await self._translated(lambda: once(request, seconds))
 
         return ask
 
@@ -169,41 +181,38 @@ class GrpcWire:
         answer = await self._find(request)
         return [digest_of(digest, digests[0].function) for digest in answer.missing_blob_digests]
 
-    async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> list[CasError | None]:
-        function = blobs[0][0].function
-        request = pb.BatchUpdateBlobsRequest(
-            instance_name=self._instance, digest_function=_function(blobs[0][0])
-        )
-        for digest, data in blobs:
-            request.requests.add(digest=message_of(digest), data=data)
-        answer = await self._update(request)
+    async def write_many(self, parcels: Sequence[Parcel]) -> list[CasError | None]:
+        function = pb.DigestFunction.Value.Value(_function(parcels[0].digest))
+        request = batch_update_request(self._instance, function, parcels)
+        answer = await self._update(request, _patience(len(request)))
         answers: dict[bytes, CasError | None] = {}
         for response in answer.responses:
             status = response.status
             failed = error_of(status.code, status.message) if status.code else None
-            answers[digest_of(response.digest, function).key] = failed
+            answers[digest_of(response.digest, parcels[0].digest.function).key] = failed
         lost = RemoteError("the remote left the blob out of its answer")
-        return [answers.get(digest.key, lost) for digest, _ in blobs]
+        return [answers.get(parcel.digest.key, lost) for parcel in parcels]
 
-    async def read_many(self, digests: Sequence[Digest]) -> list[bytes | CasError]:
-        function = digests[0].function
+    async def read_many(self, digests: Sequence[Digest], zstd: bool) -> list[Parcel | CasError]:
         request = pb.BatchReadBlobsRequest(
             instance_name=self._instance, digest_function=_function(digests[0])
         )
         request.digests.extend(map(message_of, digests))
-        answer = await self._batch(request)
-        answers: dict[bytes, bytes | CasError] = {}
+        if zstd:
+            request.acceptable_compressors.append(pb.Compressor.ZSTD)
+        answer = await self._batch(request, _patience(sum(digest.size for digest in digests)))
+        answers: dict[bytes, Parcel | CasError] = {}
         for response in answer.responses:
-            status = response.status
-            answers[digest_of(response.digest, function).key] = (
-                error_of(status.code, status.message) if status.code else response.data
+            digest, status = digest_of(response.digest, digests[0].function), response.status
+            answers[digest.key] = (
+                error_of(status.code, status.message)
+                if status.code
+                else Parcel(digest, response.data, response.compressor == pb.Compressor.ZSTD)
             )
         lost = RemoteError("the remote left the blob out of its answer")
         return [answers.get(digest.key, lost) for digest in digests]
 
-    async def read(
-        self, digest: Digest, offset: int, zstd: bool
-    ) -> AsyncGenerator[bytes | memoryview, None]:
+    async def read(self, digest: Digest, offset: int, zstd: bool) -> AsyncGenerator[Piece, None]:
         name = f"{self._prefix}{_blobs(digest, zstd)}"
         metadata = await self._authorizer.headers()
         call = self._read(bs.ReadRequest(resource_name=name, read_offset=offset), metadata=metadata)
@@ -213,7 +222,7 @@ class GrpcWire:
                     raw = await call.read()
                 if not isinstance(raw, bytes):
                     return  # grpc.aio.EOF
-                yield read_data(raw)
+                yield read_data(raw), zstd
         except grpc.RpcError as error:
             raise self._error(error) from None
         except TimeoutError:
@@ -224,7 +233,7 @@ class GrpcWire:
     def upload_name(self, digest: Digest, zstd: bool) -> str:
         return f"{self._prefix}uploads/{uuid.uuid4()}/{_blobs(digest, zstd)}"
 
-    async def write(self, digest: Digest, name: str, offset: int, pull: Pull) -> int:
+    async def write(self, digest: Digest, name: str, offset: int, pull: Pull, zstd: bool) -> int:
         metadata = await self._authorizer.headers()
         call = self._write(metadata=metadata)
         try:
@@ -289,45 +298,6 @@ class GrpcWire:
         await self._channel.close()
 
 
-def write_head(name: str) -> bytes:
-    """The start of the first WriteRequest: its resource_name."""
-    return bs.WriteRequest(resource_name=name).SerializeToString()
-
-
-def write_request(head: bytes, offset: int, data: bytes, finish: bool) -> bytes:
-    """A WriteRequest: fields 1 (in `head`), 2 write_offset, 3 finish_write, 10 data."""
-    rest = bs.WriteRequest(write_offset=offset, finish_write=finish).SerializeToString()
-    if not data:
-        return head + rest
-    return b"".join((head, rest, b"\x52", _varint(len(data)), data))
-
-
-def read_data(raw: bytes) -> bytes | memoryview:
-    """The data of a ReadResponse (field 10, mostly the only one)."""
-    if raw[:1] == b"\x52":
-        size = shift = 0
-        at = 1
-        while True:
-            byte = raw[at]
-            size |= (byte & 0x7F) << shift
-            at += 1
-            shift += 7
-            if byte < 0x80 or shift > 63 or at >= len(raw):
-                break
-        if byte < 0x80 and at + size == len(raw):
-            return memoryview(raw)[at:]
-    return bs.ReadResponse.FromString(raw).data
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
 def _blobs(digest: Digest, zstd: bool) -> str:
     function = f"{digest.function.name}/" if digest.function.in_names else ""
     return f"{'compressed-blobs/zstd' if zstd else 'blobs'}/{function}{digest.hex}/{digest.size}"
@@ -342,8 +312,12 @@ def _read(file: Path | None) -> bytes | None:
     return file.read_bytes() if file else None
 
 
-def _bytes(message: Message) -> bytes:
-    return message.SerializeToString()
+def _bytes(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def _patience(size: int) -> float:
+    return UNARY_SECONDS + size / SLOWEST
 
 
 def _channel(remote: Remote, credentials: Credentials) -> grpc.aio.Channel:

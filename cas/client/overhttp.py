@@ -25,8 +25,8 @@ from cas.client.errors import (
     Unsupported,
 )
 from cas.client.remote import Remote
-from cas.client.wire import Offer, Pull
-from cas.digest import Digest
+from cas.client.wire import Offer, Parcel, Piece, Pull
+from cas.digest import SHA256, Digest, empty
 from cas.errors import (
     BlobTooLarge,
     CasError,
@@ -92,15 +92,17 @@ class HttpWire:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, **more: Any
+        self, method: str, path: str, *, answers: bool = False, **more: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request and its answer; with `answers` one that says no is an answer, too."""
         headers = {**dict(await self._authorizer.headers()), **more.pop("headers", {})}
         url = f"{self._base}/{path}"
         try:
             async with self._session.request(
                 method, url, headers=headers, allow_redirects=method != "PUT", **more
             ) as response:
-                if response.status >= 300:
+                refused = response.status >= 300
+                if refused and not (answers and response.status in {404, 405, 501}):
                     raise await self._error(response)
                 yield response
         except aiohttp.ClientConnectorCertificateError as error:
@@ -120,7 +122,12 @@ class HttpWire:
         return kind(message)
 
     async def offer(self) -> Offer:
-        return Offer(batch=2 << 20)
+        # Answers may always be asked for as zstd.  Bodies only go so where the server says that
+        # it takes them (RFC 7694): another would store them as they are.
+        async with self._request("HEAD", f"cas/{empty(SHA256).hex}", answers=True) as response:
+            taken = response.headers.get("Accept-Encoding", "")
+        zstd = "zstd" in [coding.partition(";")[0].strip() for coding in taken.split(",")]
+        return Offer(batch=2 << 20, zstd=zstd, zstd_batch=zstd)
 
     async def find_missing(self, digests: Sequence[Digest]) -> list[Digest]:
         absent = await asyncio.gather(*(self._absent(digest) for digest in digests))
@@ -135,49 +142,55 @@ class HttpWire:
         except NotFound:
             return True
 
-    async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> list[CasError | None]:
-        async def one(digest: Digest, data: bytes) -> CasError | None:
+    async def write_many(self, parcels: Sequence[Parcel]) -> list[CasError | None]:
+        async def one(digest: Digest, data: bytes, zstd: bool) -> CasError | None:
+            headers = _as_zstd(digest) if zstd else {}
+            path = _path("cas", digest)
             try:
-                async with self._request("PUT", _path("cas", digest), data=data):
+                async with self._request("PUT", path, data=data, headers=headers):
                     return None
             except CasError as error:
                 return error
 
-        return await asyncio.gather(*(one(digest, data) for digest, data in blobs))
+        return await asyncio.gather(*(one(*parcel) for parcel in parcels))
 
-    async def read_many(self, digests: Sequence[Digest]) -> list[bytes | CasError]:
-        async def one(digest: Digest) -> bytes | CasError:
+    async def read_many(self, digests: Sequence[Digest], zstd: bool) -> list[Parcel | CasError]:
+        async def one(digest: Digest) -> Parcel | CasError:
+            headers = {"Accept-Encoding": "zstd"} if zstd else {}
             try:
-                async with self._request("GET", _path("cas", digest)) as response:
-                    return await response.read()
+                async with self._request("GET", _path("cas", digest), headers=headers) as response:
+                    return Parcel(digest, await response.read(), _is_zstd(response))
             except CasError as error:
                 return error
 
         return await asyncio.gather(*(one(digest) for digest in digests))
 
-    async def read(
-        self, digest: Digest, offset: int, zstd: bool
-    ) -> AsyncGenerator[bytes | memoryview, None]:
+    async def read(self, digest: Digest, offset: int, zstd: bool) -> AsyncGenerator[Piece, None]:
+        # A range is of the bytes as they are sent: of zstd none could be decoded.
         headers = {"Range": f"bytes={offset}-"} if offset else {}
+        if zstd and not offset:
+            headers["Accept-Encoding"] = "zstd"
         async with self._request("GET", _path("cas", digest), headers=headers) as response:
+            packed = _is_zstd(response)
             # Not every server knows ranges: this one sends the whole again.
             skip = offset if response.status == 200 else 0
             async for piece in response.content.iter_chunked(PIECE):
                 if skip >= len(piece):
                     skip -= len(piece)
                     continue
-                yield memoryview(piece)[skip:] if skip else piece
+                yield memoryview(piece)[skip:] if skip else piece, packed
                 skip = 0
 
     def upload_name(self, digest: Digest, zstd: bool) -> str:
         return _path("cas", digest)
 
-    async def write(self, digest: Digest, name: str, offset: int, pull: Pull) -> int:
+    async def write(self, digest: Digest, name: str, offset: int, pull: Pull, zstd: bool) -> int:
         async def body() -> AsyncIterator[bytes]:
             while piece := await pull():
                 yield piece
 
-        headers = {"Content-Length": str(digest.size)}
+        # How long zstd becomes is not known before it is sent.
+        headers = _as_zstd(digest) if zstd else {"Content-Length": str(digest.size)}
         async with self._request("PUT", name, data=body(), headers=headers):
             return digest.size
 
@@ -219,6 +232,18 @@ def _path(kind: str, digest: Digest) -> str:
     # our server has it.
     function = digest.function
     return f"{function.name}/{kind}/{digest.hex}" if function.in_names else f"{kind}/{digest.hex}"
+
+
+def _as_zstd(digest: Digest) -> dict[str, str]:
+    # What it becomes is told as Bazel's other clients do: a server need not trust a frame.
+    return {"Content-Encoding": "zstd", "X-Digest-SizeBytes": str(digest.size)}
+
+
+def _is_zstd(response: aiohttp.ClientResponse) -> bool:
+    coding = response.headers.get("Content-Encoding", "identity")
+    if coding not in {"identity", "zstd"}:
+        raise RemoteError(f"the remote sent Content-Encoding {coding!r}, which was not asked for")
+    return coding == "zstd"
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:

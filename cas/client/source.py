@@ -29,6 +29,10 @@ class Source(Protocol):
     @contextmanager
     def open(self) -> Iterator[Reader]: ...
 
+    def whole(self, size: int) -> bytes:
+        """The first `size` bytes, of a small blob that is all of it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
@@ -42,6 +46,9 @@ class Bytes:
     @contextmanager
     def open(self) -> Iterator[Reader]:
         yield lambda offset, size: self.data[offset : offset + size]
+
+    def whole(self, size: int) -> bytes:
+        return self.data[:size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,13 @@ class File:
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield lambda offset, size: _pread(fd, size, offset)
+        finally:
+            os.close(fd)
+
+    def whole(self, size: int) -> bytes:
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _pread(fd, size, 0)
         finally:
             os.close(fd)
 

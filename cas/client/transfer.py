@@ -17,7 +17,7 @@ from cas.digest import Digest, Hasher
 
 T = TypeVar("T")
 
-BATCH_BYTES = 2 << 20
+BATCH_BYTES = (4 << 20) - (64 << 10)
 BATCH_BLOBS = 1000
 """Of one batch, if the remote allows as much."""
 
@@ -82,7 +82,9 @@ class Pieces:
         self._tally = tally
         self._size = digest.size
         self._read = read
-        self._next = Compressed(read, digest.size, self._reach).next if zstd else self._plain
+        self._next = (
+            Compressed(read, digest.size, offset, self._reach).next if zstd else self._plain
+        )
         self._at = offset
         self._told = told
         self._reading: asyncio.Future[bytes] | None = None
@@ -132,7 +134,6 @@ class Drain:
         received: int,
         hasher: Hasher,
         sink: Sink,
-        zstd: bool,
         moved: Moved,
     ) -> None:
         self.received = received
@@ -142,11 +143,13 @@ class Drain:
         self._hasher = hasher
         self._sink = sink
         self._moved = moved
-        self._zstd = Decompressor() if zstd else None
+        self._zstd: Decompressor | None = None
         self._waiting: list[bytes | memoryview] = []
         self._size = 0
 
-    async def add(self, piece: bytes | memoryview) -> None:
+    async def add(self, piece: bytes | memoryview, zstd: bool) -> None:
+        if zstd and self._zstd is None:
+            self._zstd = Decompressor(self._digest.size - self.received)
         self._waiting.append(piece)
         self._size += len(piece)
         if self._size >= PIECE:
@@ -163,11 +166,11 @@ class Drain:
 
     def _take(self, pieces: list[bytes | memoryview]) -> None:
         for piece in pieces:
-            data = self._zstd.feed(piece) if self._zstd else piece
-            digests.check_size(self._digest, self.received + len(data))
-            self._hasher.update(data)
-            self._sink(data)
-            self.received += len(data)
+            for data in self._zstd.feed(piece) if self._zstd else (piece,):
+                digests.check_size(self._digest, self.received + len(data))
+                self._hasher.update(data)
+                self._sink(data)
+                self.received += len(data)
 
 
 def batches(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[list[T]]:

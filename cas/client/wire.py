@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cas.digest import Digest
 from cas.errors import CasError
@@ -18,14 +18,25 @@ from cas.pb import remote_execution_pb2 as pb
 Pull = Callable[[], Awaitable[bytes]]
 """The next piece of an upload; empty at its end."""
 
+Piece = tuple[bytes | memoryview, bool]
+"""Bytes of a download, and whether they are zstd: of one download all are, or none."""
+
+
+class Parcel(NamedTuple):
+    """A blob of a batch; `data` is one frame of zstd where `zstd` says so, else its bytes."""
+
+    digest: Digest
+    data: bytes
+    zstd: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What a remote says it can do.
 
-    `batch`: most blob bytes of one batch, 0 where there are no batches.  `zstd` for streams,
-    `zstd_batch` for blobs in batches that are sent.  `largest`: most bytes of a blob, 0 when
-    it names no limit.
+    `batch`: most blob bytes of one batch, 0 where there are no batches.  `zstd` for streams
+    and for batches that are read, `zstd_batch` for blobs in batches that are sent.  `largest`:
+    most bytes of a blob, 0 when it names no limit.
     """
 
     batch: int = 0
@@ -49,32 +60,30 @@ class Wire(Protocol):
         """Those that are absent."""
         ...
 
-    async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> list[CasError | None]:
+    async def write_many(self, parcels: Sequence[Parcel]) -> list[CasError | None]:
         """One answer a blob, in order."""
         ...
 
-    async def read_many(self, digests: Sequence[Digest]) -> list[bytes | CasError]:
-        """One answer a digest, in order; nothing is verified."""
+    async def read_many(self, digests: Sequence[Digest], zstd: bool) -> list[Parcel | CasError]:
+        """One answer a digest, in order, as zstd only if `zstd`; nothing is verified."""
         ...
 
-    def read(
-        self, digest: Digest, offset: int, zstd: bool
-    ) -> AsyncGenerator[bytes | memoryview, None]:
-        """The blob from `offset` on; with `zstd` as one stream of frames, `offset` counting
-        bytes before compression."""
+    def read(self, digest: Digest, offset: int, zstd: bool) -> AsyncGenerator[Piece, None]:
+        """The blob from `offset` on; with `zstd` it may come as a stream of frames, `offset`
+        counting bytes before compression."""
         ...
 
     def upload_name(self, digest: Digest, zstd: bool) -> str:
         """A new name to upload under."""
         ...
 
-    async def write(self, digest: Digest, name: str, offset: int, pull: Pull) -> int:
-        """Sends what `pull` gives from `offset` on; the size that the remote has then.  May
-        return early when the blob turns out to be there."""
+    async def write(self, digest: Digest, name: str, offset: int, pull: Pull, zstd: bool) -> int:
+        """Sends what `pull` gives of the blob from `offset` on; the size that the remote says
+        it has then.  May return early when the blob turns out to be there."""
         ...
 
     async def committed(self, name: str) -> int:
-        """How much of an upload the remote holds; 0 when it knows nothing of it."""
+        """How much of an upload's content the remote holds; 0 when it knows nothing of it."""
         ...
 
     async def get_action(self, action: Digest) -> pb.ActionResult | None: ...

@@ -76,6 +76,9 @@ async def content(
             return refusal(416, str(error), {"Content-Range": f"bytes */{digest.size}"})
     if compressible:
         fields += b"Vary: Accept-Encoding\r\n"
+        if request.method == "HEAD":
+            # RFC 7694: what bodies may come as.
+            fields += b"Accept-Encoding: zstd\r\n"
     if span is not None:
         fields += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.end - 1, digest.size)
         if data is not None:
