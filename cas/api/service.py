@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from cas.api import actions, bytestream, capabilities, content
+from cas.api import actions, assets, bytestream, capabilities, content
 from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.store.interface import BlobStore
@@ -14,7 +14,14 @@ from cas.store.interface import BlobStore
 if TYPE_CHECKING:
     from cas.rpc.handler import Runtime
 
-SERVICES = (bytestream.SERVICE, content.SERVICE, actions.SERVICE, capabilities.SERVICE)
+SERVICES = (
+    bytestream.SERVICE,
+    content.SERVICE,
+    actions.SERVICE,
+    capabilities.SERVICE,
+    assets.FETCH,
+    assets.PUSH,
+)
 """Full names, for health and reflection."""
 
 
@@ -28,4 +35,5 @@ def handlers(
         content.Content(store, runtime, limits, gate).handler(),
         actions.ActionCache(store, runtime, limits, gate).handler(),
         capabilities.Capabilities(limits, gate).handler(),
+        *assets.Assets(store, runtime, limits, gate).handlers(),
     ]

@@ -13,7 +13,7 @@ action    version u8 · flags u8 · author length u16 · references u32 ·
           referenced keys, each after its length u8 · ActionResult bytes
 value     an action, whose last part is: length u8 and key of the content's
           digest · length u16 and metadata · the content, unless it is a blob:
-          then that is the one referenced key
+          then that is the first of the referenced keys
 ========  ==================================================================
 """
 
@@ -168,12 +168,14 @@ class ValueRecord(NamedTuple):
     """What the client's protocol keeps beside the content, at most 64 KiB."""
     content: bytes | None
     """None where it is the blob that `digest` names."""
+    references: Sequence[bytes] = ()
+    """Keys of further blobs that it needs; none where it has its content."""
 
 
 def pack_value(record: ValueRecord) -> bytes:
-    written_at, author, digest, meta, content = record
+    written_at, author, digest, meta, content, more = record
     head = (_BYTE[len(digest)], digest, _META.pack(len(meta)), meta)
-    references = (digest,) if content is None else ()
+    references = (digest, *more) if content is None else ()
     rest = b"".join((*head, content or b""))
     return pack_action(ActionRecord(written_at, author, references, True, rest))
 

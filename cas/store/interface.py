@@ -222,8 +222,9 @@ class BlobStore(Protocol):
     # --- values
 
     def value(self, namespace: str, key: str, /) -> Value | None:
-        """What is kept under `key`; None too if its blob is gone.  Namespaces keep apart what
-        different protocols and instances put under one key.  Neither holds a zero byte."""
+        """What is kept under `key`; None too if a blob that it needs is gone.  Namespaces keep
+        apart what different protocols and instances put under one key.  Neither holds a zero
+        byte."""
 
     def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
         """Keeps `value` under `key`, in place of what was there."""
@@ -276,3 +277,5 @@ class NewValue:
     """Up to 64 KiB that go back with it."""
     author: str = ""
     """As `NewAction.author`."""
+    references: Sequence[bytes] = ()
+    """Keys of further blobs without which it is of no use; only where `data` is None."""

@@ -280,7 +280,9 @@ class LocalStore:
 
     def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
         now = int(self._clock() * 1000)
-        record = ValueRecord(now, value.author, value.digest.key, value.meta, value.data)
+        record = ValueRecord(
+            now, value.author, value.digest.key, value.meta, value.data, value.references
+        )
         entry = lmdb.NewAction(value_key(namespace, key), records.pack_value(record), VALUE)
         pending: Pending[None] = Pending()
         self._committer.submit(Work(pending, action=entry))

@@ -135,7 +135,9 @@ class MemoryStore:
 
     def value(self, namespace: str, key: str, /) -> Value | None:
         found = self._values.get((namespace, key))
-        if found is None or (found.data is None and found.digest.key not in self._blobs):
+        if found is None:
+            return None
+        if found.data is None and self.missing([found.digest.key, *found.references]):
             return None
         return Value(found.digest, found.data, found.meta)
 

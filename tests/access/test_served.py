@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from cas.pb import asset_pb2 as ra
 from cas.pb import remote_execution_pb2 as pb
 from tests.access import issuing
 from tests.access.serving import (
@@ -88,7 +90,22 @@ def batch_update(client: Client, blob: Blob, metadata: Metadata) -> object:
     return client.batch_update_blobs(request, timeout=PATIENCE, metadata=metadata)
 
 
+def asset(client: Client, method: str, request: Message, metadata: Metadata) -> object:
+    path = f"/build.bazel.remote.asset.v1.{method}"
+    made = client._method("unary_unary", path, ra.FetchBlobResponse)
+    return made(request, timeout=PATIENCE, metadata=metadata)
+
+
 READS: dict[str, Call] = {
+    "FetchBlob": lambda client, blob, md: asset(
+        client, "Fetch/FetchBlob", ra.FetchBlobRequest(instance_name="main", uris=["urn:x"]), md
+    ),
+    "FetchDirectory": lambda client, blob, md: asset(
+        client,
+        "Fetch/FetchDirectory",
+        ra.FetchDirectoryRequest(instance_name="main", uris=["urn:x"]),
+        md,
+    ),
     "Read": lambda client, blob, md: client.read(f"main/{blob.name}", metadata=md),
     "QueryWriteStatus": lambda client, blob, md: client.query(f"main/{blob.upload}", md),
     "FindMissingBlobs": lambda client, blob, md: client.find_missing_blobs(
@@ -108,6 +125,18 @@ READS: dict[str, Call] = {
     ),
 }
 WRITES: dict[str, Call] = {
+    "PushBlob": lambda client, blob, md: asset(
+        client,
+        "Push/PushBlob",
+        ra.PushBlobRequest(instance_name="main", uris=["urn:x"], blob_digest=blob.digest),
+        md,
+    ),
+    "PushDirectory": lambda client, blob, md: asset(
+        client,
+        "Push/PushDirectory",
+        ra.PushDirectoryRequest(instance_name="main", uris=["urn:x"], root_directory_digest=EMPTY),
+        md,
+    ),
     "Write": lambda client, blob, md: client.upload(
         new := fresh(200_000), name=f"main/{new.upload}", metadata=md
     ),

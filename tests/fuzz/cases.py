@@ -19,6 +19,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
+from cas.pb import asset_pb2 as ra
 from cas.pb import bytestream_pb2 as bs
 from cas.pb import remote_execution_pb2 as re
 
@@ -38,6 +39,7 @@ class Method:
 
 
 _CAS = "/build.bazel.remote.execution.v2.ContentAddressableStorage"
+_ASSET = "/build.bazel.remote.asset.v1"
 _AC = "/build.bazel.remote.execution.v2.ActionCache"
 
 METHODS = (
@@ -54,6 +56,10 @@ METHODS = (
         "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",
         re.GetCapabilitiesRequest,
     ),
+    Method(f"{_ASSET}.Fetch/FetchBlob", ra.FetchBlobRequest),
+    Method(f"{_ASSET}.Fetch/FetchDirectory", ra.FetchDirectoryRequest),
+    Method(f"{_ASSET}.Push/PushBlob", ra.PushBlobRequest),
+    Method(f"{_ASSET}.Push/PushDirectory", ra.PushDirectoryRequest),
     Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest),
 )
 _WRITE = METHODS[1]

@@ -25,6 +25,7 @@ SOURCES = (
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "build/bazel/semver/semver.proto",
     "google/bytestream/bytestream.proto",
+    "build/bazel/remote/asset/v1/remote_asset.proto",
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from cas.pb import bytestream_pb2, remote_execution_pb2, semver_pb2
+from cas.pb import asset_pb2, bytestream_pb2, remote_execution_pb2, semver_pb2
 from tests.protos import facts
 from tests.protos.facts import Fact
 
@@ -21,6 +21,8 @@ METHODS_NOT_SERVED = {
 """Methods that our definitions leave out of a service they have: chunking is not served."""
 
 SERVICES = {
+    "build.bazel.remote.asset.v1.Fetch",
+    "build.bazel.remote.asset.v1.Push",
     "google.bytestream.ByteStream",
     f"{REAPI}.ActionCache",
     f"{REAPI}.Capabilities",
@@ -31,7 +33,7 @@ SERVICES = {
 @pytest.fixture(scope="module")
 def ours() -> set[Fact]:
     files = []
-    for module in (bytestream_pb2, remote_execution_pb2, semver_pb2):
+    for module in (asset_pb2, bytestream_pb2, remote_execution_pb2, semver_pb2):
         file = FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         files.append(file)

@@ -149,3 +149,14 @@ def test_a_descriptor_has_the_blobs_bytes(store: BlobStore) -> None:
     fd = blob.fileno()
     assert fd is None or os.pread(fd, 1000, 5000) == LARGE[5000:6000]
     blob.close()
+
+
+def test_a_value_is_kept_with_all_that_it_needs(store: BlobStore) -> None:
+    content, other, absent = put(store, b"content"), put(store, LARGE), digests.of(b"absent")
+    whole = NewValue(content, None, b"meta", references=[other.key])
+    store.put_value("n", "k", whole).wait(30)
+    found = store.value("n", "k")
+    assert found is not None
+    assert (found.digest, found.data, found.meta) == (content, None, b"meta")
+    store.put_value("n", "k", NewValue(content, None, b"", references=[absent.key])).wait(30)
+    assert store.value("n", "k") is None
