@@ -166,7 +166,7 @@ class Config:
         whole(1, 256), 4, "threads of a worker for disk reads, big writes and hashing"
     )
     inline_threshold: int = _option(
-        size(0, 1 * MIB), 16 * KIB, "largest blob kept in the index instead of its own file"
+        size(0, 1 * MIB), 64 * KIB, "largest blob kept in the index instead of its own file"
     )
     direct_threshold: int = _option(
         size(0), 128 * KIB, "blobs from this size on bypass the page cache when written (strict)"

@@ -62,7 +62,7 @@ class StoreOptions:
     """What an operator chooses about a store."""
 
     durability: Durability = "strict"
-    inline_threshold: int = 16 << 10
+    inline_threshold: int = 64 << 10
     """Largest blob kept in the index, bytes.  Inline: one lookup, no file; but LMDB moves
     such values whole."""
     direct_threshold: int = 128 << 10

@@ -32,7 +32,7 @@ class MemoryStore:
     def __init__(
         self,
         *,
-        inline_threshold: int = 16 << 10,
+        inline_threshold: int = 64 << 10,
         max_open_uploads: int = 2048,
         clock: Callable[[], float] = time.time,
     ) -> None:

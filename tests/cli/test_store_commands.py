@@ -19,7 +19,7 @@ from cas.store.layout import Layout
 from cas.store.local import open_store
 from tests.cli.test_app import cas
 
-LARGE = os.urandom(50_000)
+LARGE = os.urandom(150_000)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_fsck_tells_repairs_and_is_content(directory: Path) -> None:
     ended = cas("fsck", "--dir", str(directory))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
-        f"{2 + len(FUNCTIONS)} entries, 1 files (48.8 KiB), 0 uploads (0 B), 0 in quarantine (0 B)",
+        f"{2 + len(FUNCTIONS)} entries, 1 files (146.5 KiB), 0 uploads (0 B), 0 in quarantine (0 B)",
         "clean",
     ]
     orphan = Layout(directory).blob(digests.of(b"orphan"), 7)
@@ -87,7 +87,7 @@ def test_an_unreadable_index_does_not_end_fsck_without_a_word(directory: Path) -
         assert len(ended.stderr.strip().splitlines()[-1]) < 400
     ended = cas("reindex", "--dir", str(directory))
     assert ended.returncode == 0
-    assert "1 blobs (48.8 KiB) are in the new index" in ended.stdout
+    assert "1 blobs (146.5 KiB) are in the new index" in ended.stdout
     assert "index.old.0" in ended.stdout
     assert "went with the old index" in ended.stdout
     assert cas("fsck", "--dir", str(directory)).returncode == 0
@@ -96,7 +96,7 @@ def test_an_unreadable_index_does_not_end_fsck_without_a_word(directory: Path) -
 def test_stat_for_people_and_programs(directory: Path) -> None:
     ended = cas("stat", "--dir", str(directory))
     assert ended.returncode == 0
-    assert re.search(r"^  blobs in files +1 +48.8 KiB$", ended.stdout, re.MULTILINE)
+    assert re.search(r"^  blobs in files +1 +146.5 KiB$", ended.stdout, re.MULTILINE)
     figures = json.loads(cas("stat", "--json", "--dir", str(directory)).stdout)
     assert figures["file_blobs"] == {"count": 1, "bytes": len(LARGE)}
     assert figures["inline_blobs"]["count"] == 1 + len(FUNCTIONS)

@@ -97,7 +97,7 @@ def upload_somehow(address: str, name: str, blob: Blob, step: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("size", [50_000, 6 * MIB])
+@pytest.mark.parametrize("size", [150_000, 6 * MIB])
 def test_clients_that_fight_over_one_name(start: Start, workers: int, size: int) -> None:
     """Design §4: bytes are never interleaved, whichever worker each stream is with."""
     server = start("--workers", str(workers))

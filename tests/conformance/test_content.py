@@ -240,7 +240,7 @@ def test_blobs_that_are_there_already(client: Client) -> None:
 def test_one_bad_blob_never_fails_the_others(client: Client) -> None:
     """BatchUpdateBlobs: the requests may succeed or fail independently; INVALID_ARGUMENT for a
     digest that does not match the data.  Design §5: each blob has its own status."""
-    good = [fresh(100), fresh(20 * KIB), fresh(100)]
+    good = [fresh(100), fresh(100 * KIB), fresh(100)]
     wrong, wrong_size, short, long = fresh(100), fresh(100), fresh(100), fresh(100)
     asked = [
         (good[0].digest, good[0].data),

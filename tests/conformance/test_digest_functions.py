@@ -40,7 +40,7 @@ HASHES: dict[str, Callable[[bytes], str]] = {
 NAMED = {"BLAKE3", "SHA256TREE"}
 """All others are told by the length of a hash."""
 
-LARGE = 50_000
+LARGE = 150_000
 """Bytes: in a file of its own."""
 
 

@@ -141,7 +141,7 @@ def test_uploads_as_zstd(served: Served, size: int) -> None:
 
 
 def test_damaged_zstd_is_refused(served: Served) -> None:
-    data = some_bytes(50_000, 9)
+    data = some_bytes(150_000, 9)
     packed = zstandard.ZstdCompressor().compress(data)
     path = f"/cas/{sha(data)}"
     for body, said in (
@@ -194,7 +194,7 @@ def test_methods_and_options(served: Served) -> None:
 
 
 def test_many_requests_on_one_connection(served: Served) -> None:
-    blobs = [some_bytes(size, 11) for size in (10, 40_000, 600_000)]
+    blobs = [some_bytes(size, 11) for size in (10, 140_000, 600_000)]
     for data in blobs:
         served.put(f"/cas/{sha(data)}", data)
     wanted = [blobs[n % 3] for n in range(12)]

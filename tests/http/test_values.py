@@ -30,7 +30,7 @@ def result_of(*blobs: bytes) -> pb.ActionResult:
 
 class TestActionResults:
     def test_one_comes_back_while_what_it_names_is_here(self, served: Served) -> None:
-        here, later = some_bytes(100, 20), some_bytes(20_000, 21)
+        here, later = some_bytes(100, 20), some_bytes(100_000, 21)
         raw = result_of(here, later).SerializeToString()
         path = f"/x/ac/{sha(raw)}"
         served.put(f"/cas/{sha(here)}", here)
@@ -66,7 +66,7 @@ class TestActionResults:
 
     @pytest.mark.parametrize(
         "opaque",
-        [b"\xcc\xac" + some_bytes(400), some_bytes(30_000), some_bytes(MAX_MESSAGE + 5),
+        [b"\xcc\xac" + some_bytes(400), some_bytes(130_000), some_bytes(MAX_MESSAGE + 5),
          b"\x12\x02ab", pb.ActionResult(output_files=[pb.OutputFile(path="x")]).SerializeToString(),
          b"\xf8\x7f\x01"],
         ids=["small", "larger", "large", "cut short", "no digest", "unknown field"],

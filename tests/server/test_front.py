@@ -147,7 +147,7 @@ def test_a_request_that_runs_may_finish_in_the_drain(start: Start) -> None:
 
 def test_a_killed_front_is_replaced_and_lost_nothing(start: Start) -> None:
     server = start("--http", "127.0.0.1:0")
-    data = os.urandom(50_000)
+    data = os.urandom(150_000)
     assert ask(server, "PUT", f"/cas/{sha(data)}", data)[0] == 200
     front = server.front()
     assert not gone(front)

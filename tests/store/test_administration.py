@@ -81,7 +81,7 @@ def test_a_deleted_blob_is_gone_and_can_come_again(
 
 
 def test_a_blob_in_use_can_be_deleted(store: LocalStore) -> None:
-    digest = put(store, b"x" * 50_000)
+    digest = put(store, b"x" * 150_000)
     assert store.present([digest.key])
     store.administration().delete_blob(digest)
     assert not store.contains(digest)
@@ -95,7 +95,7 @@ def test_the_empty_blob_stays(store: LocalStore, function: digests.Function) -> 
 
 
 def test_an_action_result_that_needs_a_deleted_blob_is_incomplete(store: LocalStore) -> None:
-    digest = put(store, b"x" * 50_000)
+    digest = put(store, b"x" * 150_000)
     action = digests.of(b"action")
     store.put_action("", action, NewAction(b"r", [digest.key], expanded=True)).wait(PATIENCE)
     store.administration().delete_blob(digest)
@@ -110,7 +110,7 @@ def test_a_crash_leaves_no_record_that_names_nothing(directory: Path, stop: str)
         pass
 
     with_file = open_store(directory, StoreOptions(durability="none"))
-    digest = put(with_file, b"x" * 50_000)
+    digest = put(with_file, b"x" * 150_000)
     with_file.close()
 
     layout = Layout(directory)
@@ -186,7 +186,7 @@ def test_a_dropped_instance_takes_nothing_of_others(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(administration, "PIECE", 7)
-    blob = put(store, b"x" * 50_000)
+    blob = put(store, b"x" * 150_000)
     instances = ("", "a", "ab", "a/b")
     kinds = ("ac", "cache", "webdav")
     for number in range(20):

@@ -23,7 +23,7 @@ from tests.store.conftest import Clock, begin, found
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 20)
-SIZES = [1, 100, 16 << 10, (16 << 10) + 1, 300_000, 1 << 20]
+SIZES = [1, 100, 64 << 10, (64 << 10) + 1, 300_000, 1 << 20]
 
 
 def put(store: BlobStore, data: bytes) -> Digest:

@@ -100,7 +100,7 @@ class TestAcrossRestarts:
             from cas.store.local import StoreOptions, open_store
             store = open_store(Path({str(tmp_path / "store")!r}), StoreOptions({durability!r}))
             for number in range(10_000):
-                for size in (50, 40_000):
+                for size in (50, 140_000):
                     data = (b"%d" % number).ljust(size, b".")
                     digest = digests.of(data)
                     store.put([(digest, data)])[0].wait(30)
@@ -301,7 +301,7 @@ class TestManyProcesses:
         self, opener: Opener, peer: Remote, tmp_path: Path
     ) -> None:
         store = opener()
-        blobs = [os.urandom(50_000) for _ in range(20)]
+        blobs = [os.urandom(150_000) for _ in range(20)]
         thread = threading.Thread(target=peer.put_many, args=(blobs,))
         thread.start()
         for data in blobs:

@@ -19,7 +19,7 @@ from cas.store.local import open_store
 from cas.store.reindex import reindex
 from tests.store.test_fsck import LARGE, NOW, OTHER, SMALL, opened, put, read, run
 
-LATER = os.urandom(50_000)
+LATER = os.urandom(150_000)
 
 
 @pytest.fixture

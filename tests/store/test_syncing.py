@@ -66,7 +66,7 @@ def test_its_threads_end_with_it(syncs: Syncs) -> None:
 def test_of_writes_that_are_committed_together_only_those_fail_whose_sync_did(
     tmp_path: Path, operation: str
 ) -> None:
-    blobs = [bytes([number]) * 20_000 for number in range(40)]
+    blobs = [bytes([number]) * 100_000 for number in range(40)]
     digest_of = {digests.of(data): data for data in blobs}
     wrong: set[str] = set()
     lock = threading.Lock()

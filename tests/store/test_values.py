@@ -14,7 +14,7 @@ from tests.store.test_contract import put, read
 
 SMALL = b"a value"
 LARGE = os.urandom(3 << 20)
-SIZES = [0, 1, 16 << 10, (16 << 10) + 1, 1 << 20, (1 << 20) + 1, 3_000_001]
+SIZES = [0, 1, 64 << 10, (64 << 10) + 1, 1 << 20, (1 << 20) + 1, 3_000_001]
 
 
 def spool(store: BlobStore, data: bytes, *, expected: bytes | None = None) -> Digest:

@@ -80,7 +80,7 @@ class Child:
 
         store = open_store(
             self.directory,
-            StoreOptions(durability=durability),
+            StoreOptions(durability=durability, inline_threshold=16 << 10),
             files_seam=file_seam,
             index_seam=index_seam,
         )

@@ -119,7 +119,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
     recorder = Recorder(layout)
     recorder.begin()
     index = opening.open_index(layout, recorder, seam=recorder.index_seam)
-    with closing(LocalStore(layout, index, recorder, StoreOptions())) as store:
+    with closing(
+        LocalStore(layout, index, recorder, StoreOptions(inline_threshold=16 << 10))
+    ) as store:
         play(store, recorder)
     remove_some(layout, recorder)
     return recorder.disk
