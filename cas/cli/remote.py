@@ -76,7 +76,11 @@ def add_parser(
         # Commands have arguments of their own with such names: save's KEY.
         dest = "remote_" + flag[2:].replace("-", "_")
         common.add_argument(flag, dest=dest, metavar=metavar, help=text)
-    common.add_argument("--no-compression", action="store_true", help="never send or ask for zstd")
+    common.add_argument(
+        "--compression",
+        action=argparse.BooleanOptionalAction,
+        help="zstd on the way, where offered; by default unless the remote is on this machine",
+    )
     common.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     common.add_argument("--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run, parser=parser)
@@ -125,7 +129,7 @@ def execute(
     gc.set_threshold(200_000, 50, 50)
 
     async def run() -> int:
-        async with AsyncClient(where, credentials, zstd=not options.no_compression) as client:
+        async with AsyncClient(where, credentials, zstd=options.compression) as client:
             return await work(client)
 
     try:

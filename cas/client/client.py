@@ -70,8 +70,9 @@ def _ignored(size: int) -> None:
 class AsyncClient:
     """A remote.  Belongs to one event loop; `async with` closes it.
 
-    `budget` bytes are held by transfers at once.  `zstd` False never compresses, True does
-    where the remote offers it.
+    `budget` bytes are held by transfers at once.  `zstd` True compresses where the remote offers
+    it, False never, None unless the remote is on this machine: what crosses no network costs less
+    than compressing it.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class AsyncClient:
         *,
         retry: Retry | None = None,
         budget: int = 64 << 20,
-        zstd: bool = True,
+        zstd: bool | None = None,
         threads: int | None = None,
     ) -> None:
         self.remote = remotes.parse(remote) if isinstance(remote, str) else remote
@@ -89,7 +90,8 @@ class AsyncClient:
         self.retry = retry or Retry()
         self._wire = _connect(self.remote, credentials or Credentials())
         self._budget = Budget(budget)
-        self._packer = Packer() if zstd else None
+        wanted = not self.remote.local if zstd is None else zstd
+        self._packer = Packer() if wanted else None
         self._offer: Offer | None = None
         self._threads = ThreadPoolExecutor(threads or min(8, 2 + (os.cpu_count() or 1)), "cas")
 

@@ -6,6 +6,7 @@ the instance name as the path, and Unix sockets as gRPC writes them.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -53,6 +54,16 @@ class Remote:
     def origin(self) -> str:
         """Scheme, host and port as credential helpers are asked for them."""
         return f"{'https' if self.tls else 'http'}://{self.authority}"
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, as far as its name tells."""
+        if self.socket or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         """The URL without its password."""

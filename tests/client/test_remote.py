@@ -66,3 +66,19 @@ def test_any_text_is_a_remote_or_a_config_error(text: str, scheme: str) -> None:
     except CasError:
         return
     assert parse(str(remote)).target == remote.target
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("grpc://localhost", True),
+        ("grpcs://127.0.0.53:1/a", True),
+        ("http://[::1]:80", True),
+        ("unix:/run/cas.sock", True),
+        ("grpc://10.0.0.1", False),
+        ("https://localhost.example", False),
+        ("grpc://127.example", False),
+    ],
+)
+def test_whether_it_is_on_this_machine(url: str, local: bool) -> None:
+    assert parse(url).local == local

@@ -50,7 +50,7 @@ def test_what_shrinks_goes_as_zstd_both_ways(either: str, tmp_path: Path) -> Non
     async def test() -> None:
         for size in (8192, MIB, BATCHED + MIB):
             data = half_noise(size)
-            async with AsyncClient(either) as client:
+            async with AsyncClient(either, zstd=True) as client:
                 digest = await client.put(data)
                 assert client.tally.sent_bytes < 0.7 * size
                 assert await client.get(digest) == data
@@ -67,10 +67,20 @@ def test_what_does_not_shrink_goes_as_it_is(either: str, size: int) -> None:
     data = random.Random(os.urandom(16)).randbytes(size)
 
     async def test() -> None:
-        async with AsyncClient(either) as client:
+        async with AsyncClient(either, zstd=True) as client:
             digest = await client.put(data)
             assert client.tally.sent_bytes == size
             assert await client.get(digest) == data
+
+    asyncio.run(test())
+
+
+def test_what_crosses_no_network_goes_as_it_is_unless_told_otherwise(either: str) -> None:
+    async def test() -> None:
+        for zstd in (None, False):
+            async with AsyncClient(either, zstd=zstd) as client:
+                await client.put(half_noise(MIB))
+                assert client.tally.sent_bytes == MIB
 
     asyncio.run(test())
 
@@ -80,7 +90,7 @@ def test_a_cache_that_does_not_say_so_is_sent_no_zstd() -> None:
 
     async def test() -> None:
         cache = HttpCache()
-        async with serving(cache) as address, AsyncClient(f"http://{address}") as client:
+        async with serving(cache) as address, AsyncClient(f"http://{address}", zstd=True) as client:
             digest = await client.put(data)
             assert cache.blobs[f"/cas/{digest.hex}"] == data
 
@@ -110,7 +120,7 @@ def test_a_compressed_upload_goes_on_where_it_broke(
         cuts = random_cuts(1, 6, MIB, 4 * MIB)
         async with (
             Proxy(server.address, cuts) as proxy,
-            AsyncClient(f"grpc://{proxy.address}", retry=QUICK) as client,
+            AsyncClient(f"grpc://{proxy.address}", retry=QUICK, zstd=True) as client,
         ):
             offsets = watched(client._wire, monkeypatch)
             digest = await client.put(data)
@@ -133,7 +143,7 @@ def test_a_remote_that_counts_otherwise_gets_it_from_the_start(
     async def test() -> None:
         async with (
             Proxy(server.address, random_cuts(4, 2, MIB, 2 * MIB)) as proxy,
-            AsyncClient(f"grpc://{proxy.address}", retry=QUICK) as client,
+            AsyncClient(f"grpc://{proxy.address}", retry=QUICK, zstd=True) as client,
         ):
             offsets = watched(client._wire, monkeypatch)
             committed = client._wire.committed
@@ -155,12 +165,12 @@ def test_a_compressed_download_goes_on_where_it_broke(either: str, tmp_path: Pat
     data = half_noise(24 * MIB)
 
     async def test() -> None:
-        async with AsyncClient(either) as client:
+        async with AsyncClient(either, zstd=True) as client:
             digest = await client.put(data)
         scheme, target = either.split("://")
         async with (
             Proxy(target, random_cuts(2, 4, MIB, 3 * MIB)) as proxy,
-            AsyncClient(f"{scheme}://{proxy.address}", retry=QUICK) as client,
+            AsyncClient(f"{scheme}://{proxy.address}", retry=QUICK, zstd=True) as client,
         ):
             await client.get_file(digest, tmp_path / "file")
             assert proxy.cuts >= 2
@@ -179,7 +189,10 @@ def test_an_encoding_that_nobody_asked_for_is_an_error(monkeypatch: pytest.Monke
     monkeypatch.setattr(HttpCache, "handle", handle)
 
     async def test() -> None:
-        async with serving(HttpCache()) as address, AsyncClient(f"http://{address}") as client:
+        async with (
+            serving(HttpCache()) as address,
+            AsyncClient(f"http://{address}", zstd=True) as client,
+        ):
             with pytest.raises((RemoteError, InvalidArgument), match="gzip"):
                 await client.get(Digest(b"\x01" + bytes(32) + b"\x02", 2))
 
