@@ -21,7 +21,7 @@ from cas.reapi.blobs import read_whole
 from cas.store.administration import Administration
 from cas.store.interface import BlobStore
 
-WHOLE: Final = 8 << 20
+WHOLE: Final = 4 << 20
 """Largest blob, in bytes, that is parsed."""
 MAX_ASKED: Final = 2048
 """Characters of a digest and what may stand around it."""

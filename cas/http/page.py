@@ -79,6 +79,7 @@ def pages(
     runtime = context.runtime
     now = _Shared(lambda: runtime.offload(overview.now, board))
     past = _Shared(lambda: runtime.offload(_past, board))
+    turn = asyncio.Lock()
 
     async def tell_now(request: BaseRequest) -> Answer:
         seen: Overview = await now()
@@ -101,7 +102,9 @@ def pages(
         found = look.Question(
             asked.get("digest", ""), tuple(instances), asked.get("as", ""), asked.get("path", "")
         )
-        return _json(await look.inside(context, records, found))
+        # One at a time: a large message takes a while, and others need the helper threads.
+        async with turn:
+            return _json(await look.inside(context, records, found))
 
     async def give(request: BaseRequest) -> Reply:
         asked = _query(request, "digest")

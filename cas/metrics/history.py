@@ -1,7 +1,7 @@
 """The last hour and day: samples of what was counted.
 
 Rule: bounded, and on no request's way.  One process, the HTTP front, takes a sample each minute
-of what all have counted, a few ms of work, and writes it into memory that belongs to the server,
+of what all have counted, 0.6 ms of work, and writes it into memory that belongs to the server,
 not to it: whoever takes a dead front's place goes on.  As counters do, samples end with the
 server.  They hold running sums; what happened between two of them is the difference.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, Final, Literal, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -26,6 +27,8 @@ MOST: Final = 2000
 """Entries of one list that are told."""
 PREVIEW: Final = 16 << 10
 """Bytes of content that are told."""
+MAX_NODES: Final = 100_000
+"""Files, directories and links of what is looked through: hostile messages hold one in two bytes."""
 MAX_DEPTH: Final = 200
 """Names in a path within a tree."""
 
@@ -45,7 +48,11 @@ def kind_of(data: bytes, function: Function) -> Kind:
     ):
         return "action"
     command = _exact(pb.Command, data)
-    if command is not None and command.arguments and all(map(_is_word, command.arguments)):
+    if (
+        command is not None
+        and 0 < len(command.arguments) <= MAX_NODES
+        and all(map(_is_word, command.arguments))
+    ):
         return "command"
     return "text" if is_text(data) else "bytes"
 
@@ -146,6 +153,8 @@ def digest_of(digest: pb.Digest, function: Function) -> Digest | None:
 
 
 def _of_tree(tree: pb.Tree, function: Function, path: str) -> Values:
+    if not _is_bounded(tree):
+        raise InvalidArgument(f"the tree has more than {MAX_NODES} entries")
     children = {
         function.hash(raw): child
         for child in tree.children
@@ -214,14 +223,14 @@ def _of_action(action: pb.Action, function: Function) -> Values:
 
 
 def _of_command(command: pb.Command) -> Values:
-    outputs = [*command.output_paths, *command.output_files, *command.output_directories]
+    named = (command.output_paths, command.output_files, command.output_directories)
     return {
-        "arguments": list(command.arguments[:MOST]),
+        "arguments": _some(command.arguments, str),
         "environment": _pairs(command.environment_variables),
-        "outputs": outputs[:MOST],
+        "outputs": _some(chain(*named), str),
         "working_directory": command.working_directory,
         "platform": _pairs(command.platform.properties),
-        "left_out": max(0, len(command.arguments) - MOST) + max(0, len(outputs) - MOST),
+        "left_out": max(0, len(command.arguments) - MOST) + max(0, sum(map(len, named)) - MOST),
     }
 
 
@@ -270,13 +279,29 @@ def _directory(data: bytes, function: Function) -> bool:
 
 def _tree(data: bytes, function: Function) -> bool:
     message = _exact(pb.Tree, data)
-    return message is not None and all(
-        directory.ByteSize() == 0 or _makes_sense(directory, function)
-        for directory in (message.root, *message.children)
+    return (
+        message is not None
+        and _is_bounded(message)
+        and all(
+            directory.ByteSize() == 0 or _makes_sense(directory, function)
+            for directory in (message.root, *message.children)
+        )
     )
 
 
+def _is_bounded(tree: pb.Tree) -> bool:
+    if len(tree.children) > MAX_NODES:
+        return False
+    return sum(map(_nodes, tree.children), _nodes(tree.root)) <= MAX_NODES
+
+
+def _nodes(directory: pb.Directory) -> int:
+    return len(directory.files) + len(directory.directories) + len(directory.symlinks)
+
+
 def _makes_sense(directory: pb.Directory, function: Function) -> bool:
+    if _nodes(directory) > MAX_NODES:
+        return False
     nodes: list[Any] = [*directory.files, *directory.directories]
     named: list[Any] = [*nodes, *directory.symlinks]
     names = [node.name for node in named]

@@ -144,3 +144,16 @@ def test_an_action_result_says_what_it_names() -> None:
     assert len(inside.keys_in(values)) == 3
     bad = pb.ActionResult(output_files=[pb.OutputFile(path="x", digest=pb.Digest(hash="<i>"))])
     assert inside.result(bad, SHA256)["entries"][0]["malformed"] == "<i>/0"
+
+
+@pytest.mark.parametrize("field", [b"\x0a\x00", b"\x12\x00", b"\x1a\x00", b"\x22\x00"])
+def test_a_message_of_countless_empty_parts_is_not_looked_through(field: bytes) -> None:
+    data = field * (inside.MAX_NODES + 1)
+    kind = inside.kind_of(data, SHA256)
+    assert kind == "bytes"
+    for forced in ("tree", "directory", "command"):
+        try:
+            values = inside.told(forced, data, SHA256)
+        except InvalidArgument:
+            continue
+        assert len(json.dumps(inside.settled(values, set()))) < 1 << 20
