@@ -28,7 +28,7 @@ MOST: Final = 2000
 PREVIEW: Final = 16 << 10
 """Bytes of content that are told."""
 MAX_NODES: Final = 100_000
-"""Files, directories and links of what is looked through: hostile messages hold one in two bytes."""
+"""Files, directories, links of what is looked through; hostile messages hold one in two bytes."""
 MAX_DEPTH: Final = 200
 """Names in a path within a tree."""
 
