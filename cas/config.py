@@ -46,6 +46,7 @@ TABLES: tuple[tables.Tables[Any], ...] = (tables.ACCESS, tables.JWT)
 """Options of the file alone, by their fields' names."""
 
 Durability = Literal["strict", "batch", "none"]
+Compression = Literal["none", "zstd"]
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
@@ -170,6 +171,9 @@ class Config:
     )
     direct_threshold: int = _option(
         size(0), 128 * KIB, "blobs from this size on bypass the page cache when written (strict)"
+    )
+    compression: Compression = _option(
+        choice("none", "zstd"), "none", "how blobs are stored that shrink"
     )
     require_references: bool = _option(
         SWITCH, False, "refuse an action result that names blobs which are absent"

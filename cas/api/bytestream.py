@@ -117,6 +117,11 @@ class ByteStream:
         blob = self._store.open(digest)
         self._reads += 1
         try:
+            packed = blob.packed() if offset == 0 else None
+            if packed is not None:
+                # As it is stored.
+                await self._send(packed, 0, packed.size, context)
+                return
             await compressed.send(
                 blob, offset, self._packer, self._read_bytes, self._runtime, context
             )

@@ -57,12 +57,18 @@ def _print(stat: Stat) -> None:
     amounts = {
         "blobs in the index": stat.inline_blobs,
         "blobs in files": stat.file_blobs,
+        "in files as zstd": stat.packed_blobs,
+        "in index as zstd": stat.packed_inline_blobs,
         "action results": stat.actions,
+        "values": stat.values,
         "unfinished uploads": stat.uploads,
         "in quarantine": stat.quarantine,
     }
     for name, amount in amounts.items():
         print(f"  {name:20}{_amount(amount)}")
+    if stat.packed_content_bytes:
+        content = store.size(stat.packed_content_bytes)
+        print(f"  {'zstd decoded':20}{'':>14}{content:>14}")
     used = store.size(stat.index_used_bytes)
     print(f"  {'index on disk':20}{'':>14}{store.size(stat.index_bytes):>14} ({used} used)")
     for title, classes in (("last used", stat.last_used), ("written", stat.written)):

@@ -99,6 +99,11 @@ async def content(
         return Answer(200, fields, length=digest.size)
     blob = context.store.open(digest)
     try:
+        stored = blob.packed() if as_zstd else None
+        if stored is not None:
+            # As it is.
+            whole = Span(0, stored.size)
+            return Stream(context.runtime, stored, 200, _encoded(fields), whole)
         as_zstd = as_zstd and request.version >= (1, 1)
         if as_zstd and await is_worthwhile(context.runtime, blob):
             fields, packs = _encoded(fields), True

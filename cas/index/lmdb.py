@@ -27,7 +27,10 @@ from cas.errors import CasError, DataLoss, NoSpace, StoreClosed
 from cas.index.records import (
     ACTION,
     FILE,
+    IN_FILES,
     INLINE,
+    PACKED,
+    PACKED_INLINE,
     RECORD_BYTES,
     PackedAction,
     Record,
@@ -60,6 +63,8 @@ class NewBlob(NamedTuple):
     """Its file's, when they do not."""
     stored: int = 0
     """Bytes of that file."""
+    packed: bool = False
+    """Whether the bytes are zstd, here or in the file."""
 
 
 class NewAction(NamedTuple):
@@ -182,6 +187,7 @@ class Index:
                 self._data = self._env.open_db(b"data", integerkey=True)
                 self._order = self._env.open_db(b"order", integerkey=True)
                 self._condemned = self._env.open_db(b"condemned", integerkey=True)
+                self._begin_counting()
         except BaseException:
             self._env.close()
             raise
@@ -209,6 +215,13 @@ class Index:
             if raw is None or raw[_WHERE] != INLINE:
                 return None
             data: bytes | None = txn.get(raw[_SERIAL], db=self._data)
+            return data
+
+    @_reads
+    def stored(self, record: Record) -> bytes | None:
+        """What the index keeps of an entry as it is; None if it is gone."""
+        with self._read() as txn:
+            data: bytes | None = txn.get(_SERIAL_KEY.pack(record.serial), db=self._data)
             return data
 
     @_reads
@@ -358,7 +371,7 @@ class Index:
                 if self.uses.load(record.serial) > unused_since:
                     continue
                 self._remove(txn, key)
-                if record.where == FILE:
+                if record.where in IN_FILES:
                     place = _SERIAL_KEY.pack(record.serial)
                     txn.put(place, pack_record(record) + key, db=self._condemned)
                 removed.append((key, record))
@@ -406,7 +419,7 @@ class Index:
         """Enters blobs that eviction never sees: they have no place in the order of writing."""
         with self._write() as txn:
             serial = _next_serial(txn)
-            for key, data, generation, stored in blobs:
+            for key, data, generation, stored, _ in blobs:
                 record = pack_record(Record(INLINE, 0, serial, generation, stored))
                 if txn.put(key, record, overwrite=False, db=self._meta):
                     txn.put(_SERIAL_KEY.pack(serial), data or b"", db=self._data)
@@ -481,11 +494,13 @@ class Index:
         meta = self._meta
         serial = first = _next_serial(txn)
         for blob in changes.blobs:
-            key, content, generation, stored = blob
+            key, content, generation, stored, packed = blob
             if content is not None:
-                record = Record(INLINE, minute, serial, 0, len(content))
+                where = PACKED_INLINE if packed else INLINE
+                record = Record(where, minute, serial, 0, len(content))
             else:
-                record = Record(FILE, minute, serial, generation, stored)
+                where = PACKED if packed else FILE
+                record = Record(where, minute, serial, generation, stored)
             if not txn.put(key, pack_record(record), overwrite=False, db=meta):
                 known.append(blob)
                 continue
@@ -497,13 +512,13 @@ class Index:
             order.append((place, key))
             serial += 1
         # Of several results for one action in this transaction, the last one counts.
-        for key, packed, where in {entry.key: entry for entry in changes.actions}.values():
-            record = Record(where, minute, serial, 0, len(packed))
+        for key, value, where in {entry.key: entry for entry in changes.actions}.values():
+            record = Record(where, minute, serial, 0, len(value))
             old = txn.replace(key, pack_record(record), db=meta)
             if old is not None:
                 self._forget(txn, unpack_record(old))
             place = _SERIAL_KEY.pack(serial)
-            data.append((place, packed))
+            data.append((place, value))
             order.append((place, key))
             serial += 1
         if serial != first:
@@ -525,7 +540,7 @@ class Index:
         """Removes what other tables hold of an entry that is gone from `meta`."""
         place = _SERIAL_KEY.pack(record.serial)
         txn.delete(place, db=self._order)
-        if record.where == FILE:
+        if record.where in IN_FILES:
             self._change.file_bytes -= on_disk(record.stored)
         else:
             txn.delete(place, db=self._data)
@@ -546,6 +561,15 @@ class Index:
             # After the commit: an entry that stays keeps its time.
             self.uses.clear(change.gone)
 
+    def _begin_counting(self) -> None:
+        # Else the first file, or the first look of the janitor, would have all entries counted.
+        with self._env.begin() as txn:
+            begun = txn.get(_FILE_BYTES) is not None or txn.stat(self._meta)["entries"]
+        if not begun:
+            with self._env.begin(write=True) as txn:
+                if not txn.stat(self._meta)["entries"]:
+                    txn.put(_FILE_BYTES, _SERIAL_KEY.pack(0), overwrite=False)
+
     def _count(self, txn: Any, change: _Change) -> None:
         """Keeps the sum of what the blobs' files take on disk."""
         raw = txn.get(_FILE_BYTES)
@@ -554,7 +578,7 @@ class Index:
         else:
             with txn.cursor(self._meta) as cursor:
                 records = (unpack_record(raw) for raw in cursor.iternext(keys=False, values=True))
-                total = sum(on_disk(found.stored) for found in records if found.where == FILE)
+                total = sum(on_disk(found.stored) for found in records if found.where in IN_FILES)
         txn.put(_FILE_BYTES, _SERIAL_KEY.pack(total))
 
     # Any: without `buffers` every key and value is bytes, which lmdb's types cannot say.

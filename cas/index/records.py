@@ -36,6 +36,14 @@ ACTION = 2
 """`where`: an action result; its packed bytes are in the `data` table."""
 VALUE = 3
 """`where`: a value under a key of a client's choice; packed as an action result is."""
+PACKED = 4
+"""`where`: a blob whose bytes are in a file, as zstd."""
+
+PACKED_INLINE = 5
+"""`where`: a blob whose bytes are in the `data` table, as one frame of zstd."""
+
+IN_FILES = (FILE, PACKED)
+BLOBS = (INLINE, PACKED_INLINE, *IN_FILES)
 
 _RECORD = struct.Struct("<BBIQIQ")
 RECORD_BYTES = _RECORD.size
@@ -56,13 +64,13 @@ class Record(NamedTuple):
     """What the `meta` table says of one key."""
 
     where: int
-    """INLINE, FILE, ACTION or VALUE."""
+    """INLINE, FILE, ACTION, VALUE, PACKED or PACKED_INLINE."""
     written: int
     """Whole minutes since the epoch.  When it was used since is in `uses`."""
     serial: int
     """Its number in the order of writing, never used twice: its key in `data`."""
     generation: int
-    """Part of the file's name; 0 when `where` is not FILE."""
+    """Part of the file's name; 0 when `where` is none of IN_FILES."""
     stored: int
     """Bytes that it takes on disk."""
 
@@ -91,7 +99,7 @@ def unpack_record(raw: bytes) -> Record:
         version, *fields = _RECORD.unpack(raw)
     except struct.error:
         raise DataLoss(f"index record of {len(raw)} bytes, expected {_RECORD.size}") from None
-    if version != VERSION or fields[0] not in (INLINE, FILE, ACTION, VALUE):
+    if version != VERSION or fields[0] > PACKED_INLINE:
         raise DataLoss(f"index record of version {version}, kind {fields[0]}; expected {VERSION}")
     return Record(*fields)
 

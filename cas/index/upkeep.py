@@ -19,7 +19,17 @@ from cas import digest as digests
 from cas.digest import FUNCTIONS
 from cas.errors import DataLoss
 from cas.index.lmdb import Index, Tables
-from cas.index.records import FILE, INLINE, VALUE, Record, cut_action, cut_value, unpack_record
+from cas.index.records import (
+    BLOBS,
+    IN_FILES,
+    INLINE,
+    PACKED_INLINE,
+    VALUE,
+    Record,
+    cut_action,
+    cut_value,
+    unpack_record,
+)
 
 PAGE = 1000
 """Rows in one snapshot."""
@@ -81,13 +91,13 @@ def _row(tables: Tables, key: bytes, raw: bytes) -> Row:
     pinned = key in _PINNED
     try:
         record = unpack_record(raw)
-        if record.where in (INLINE, FILE):
+        if record.where in BLOBS:
             digests.from_key(key)
     except DataLoss as error:
         return Row(key, None, f"cannot be read: {error}", unlisted=False)
     place = raw[_SERIAL]
     wrong = ""
-    if record.where != FILE:
+    if record.where not in IN_FILES:
         wrong = _judge_data(key, record, tables.txn.get(place, db=tables.data))
     listed = tables.txn.get(place, db=tables.order)
     if listed is not None and listed != key:
@@ -98,6 +108,8 @@ def _row(tables: Tables, key: bytes, raw: bytes) -> Row:
 def _judge_data(key: bytes, record: Record, data: bytes | None) -> str:
     if data is None:
         return "has no bytes"
+    if record.where == PACKED_INLINE:
+        return "" if len(data) == record.stored else f"has {len(data)} bytes"
     if record.where != INLINE:
         try:
             action = cut_action(data)

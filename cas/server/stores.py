@@ -23,6 +23,7 @@ def open_for_serving(config: Config, metrics: Metrics) -> LocalStore:
             durability=config.durability,
             inline_threshold=config.inline_threshold,
             direct_threshold=config.direct_threshold,
+            compression=config.compression,
             max_open_uploads=config.max_open_uploads,
             limits=size_limits(config),
         ),

@@ -14,7 +14,7 @@ from cas.digest import BY_CODE, Digest, Function
 from cas.errors import InvalidArgument, NotFound
 from cas.index.lmdb import Index
 from cas.index.records import (
-    FILE,
+    IN_FILES,
     ActionRecord,
     Record,
     action_key,
@@ -103,8 +103,8 @@ class Administration:
         # As if evicted, whenever it was used: that notes the file in the same transaction.
         if record is None or not self._index.evict([(digest.key, record)], _ALL_TIME):
             raise NotFound(f"no blob {digest}")
-        if record.where == FILE:
-            self._files.remove(self._layout.blob(digest, record.generation))
+        if record.where in IN_FILES:
+            self._files.remove(self._layout.copy(digest, record))
             self._index.evict([], 0, [record.serial])
 
     def drop_instance(self, instance: str, is_of: Callable[[str, str], bool]) -> Iterator[int]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from cas.digest import Digest, Hasher
 from cas.errors import DataLoss
 from cas.index.lmdb import Changes, Index, NewBlob
 from cas.store.files import Files
+from cas.store.packed import PackedReader
 
 READ_BYTES = 1 << 20
 
@@ -33,6 +35,8 @@ class BlobFile(NamedTuple):
     digest: Digest
     generation: int
     path: Path
+    packed: bool = False
+    """Whether its bytes are zstd."""
 
 
 def adopt(index: Index, files: Files, candidates: Sequence[BlobFile], minute: int) -> set[Path]:
@@ -46,7 +50,9 @@ def adopt(index: Index, files: Files, candidates: Sequence[BlobFile], minute: in
         sorted(right, key=lambda file: file.written), key=lambda file: min(file.written, minute)
     ):
         batch = {
-            NewBlob(file.digest.key, None, file.generation, file.digest.size): file.path
+            NewBlob(
+                file.digest.key, None, file.generation, os.stat(file.path).st_size, file.packed
+            ): file.path
             for file in group
         }
         known = index.apply(Changes(written, blobs=list(batch)))
@@ -69,7 +75,7 @@ def _is_right(files: Files, file: BlobFile) -> bool:
     if fd is None:
         return False
     try:
-        verify_file(files, fd, file.digest)
+        verify_file(files, fd, file.digest, packed=file.packed)
         files.sync(fd)
     except DataLoss:
         return False
@@ -78,15 +84,27 @@ def _is_right(files: Files, file: BlobFile) -> bool:
     return True
 
 
-def verify_file(files: Files, fd: int, digest: Digest) -> None:
-    """Reads an open blob's file and raises DataLoss unless its bytes are the digest's."""
+def verify_file(files: Files, fd: int, digest: Digest, *, packed: bool) -> None:
+    """Reads an open blob's file and raises DataLoss unless its content is the digest's."""
+    for _ in verifying(files, fd, digest, packed=packed):
+        pass
+
+
+def verifying(files: Files, fd: int, digest: Digest, *, packed: bool) -> Iterator[int]:
+    """As `verify_file`, giving way after each piece: its bytes."""
     hasher: Hasher = digest.function.new()
     view = memoryview(bytearray(min(READ_BYTES, digest.size + 1)))
     size = 0
     try:
-        while size <= digest.size and (count := files.read_into(fd, view, size)):
+        read = (
+            PackedReader(files, fd, digest.size).read_into
+            if packed
+            else partial(files.read_into, fd)
+        )
+        while size <= digest.size and (count := read(view, size)):
             hasher.update(view[:count])
             size += count
+            yield count
     except OSError as error:
         if error.errno not in BAD_MEDIUM:
             raise
@@ -94,7 +112,7 @@ def verify_file(files: Files, fd: int, digest: Digest) -> None:
     check_stored(digest, hasher, size)
 
 
-def verify_bytes(digest: Digest, data: bytes) -> None:
+def verify_bytes(digest: Digest, data: bytes | bytearray) -> None:
     """Raises DataLoss unless `data` are the digest's bytes."""
     hasher = digest.function.new()
     hasher.update(data)

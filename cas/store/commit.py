@@ -35,8 +35,10 @@ from cas.store.admission import Admission
 from cas.store.counts import CommitCounts
 from cas.store.files import Files
 from cas.store.interface import Durability
+from cas.store.packed import pack_small
 from cas.store.pending import Pending
 from cas.store.syncing import Syncs
+from cas.zstd import Packer
 
 BATCH_SECONDS = 0.2
 """Longest time that durability `batch` leaves an acknowledged write unsynced."""
@@ -99,8 +101,11 @@ class Committer:
         admission: Admission,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
+        *,
+        packer: Packer | None = None,
     ) -> None:
-        """`take_touches` hands over the keys used since it was last called."""
+        """`take_touches` hands over the keys used since it was last called.  `packer` compresses
+        what goes into the index, where that is wanted."""
         self._index = index
         self._files = files
         self._strict = durability == "strict"
@@ -109,6 +114,7 @@ class Committer:
         self._admission = admission
         self._counts = CommitCounts(metrics)
         self._clock = clock
+        self._packer = packer
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._closed = False
         self._touches_wanted = False
@@ -194,6 +200,9 @@ class Committer:
         if any(work.staged is not None for work in works):
             self._counts.files_are_synced()
         for work in ready:
+            if self._packer is not None and work.staged is None:
+                # Here, for no lock is held, and no call waits for it alone.
+                work.blobs = [_packed(blob, self._packer) for blob in work.blobs]
             changes.blobs += work.blobs
             if work.action is not None:
                 changes.put(work.action)
@@ -345,6 +354,11 @@ class Committer:
         finally:
             for item in staged:
                 self._files.close(item.fd)
+
+
+def _packed(blob: NewBlob, packer: Packer) -> NewBlob:
+    packed = None if blob.data is None else pack_small(blob.data, packer)
+    return blob if packed is None else NewBlob(blob.key, packed, packed=True)
 
 
 @dataclass(slots=True)

@@ -25,11 +25,12 @@ from cas.digest import Digest
 from cas.errors import DataLoss
 from cas.index import upkeep
 from cas.index.lmdb import Index
-from cas.index.records import FILE, minutes
+from cas.index.records import FILE, IN_FILES, PACKED, minutes
 from cas.index.upkeep import Mending
+from cas.store import layout as layouts
 from cas.store.adopt import BlobFile, adopt
 from cas.store.files import Files, entries
-from cas.store.layout import Layout, parse_blob
+from cas.store.layout import BlobName, Layout, parse_blob
 from cas.store.quarantine import Quarantine, describe
 
 BAD_RECORD = "bad record"
@@ -171,15 +172,15 @@ class _Run:
         key, record, wrong, unlisted = row
         shown = describe(key)
         kind = BAD_RECORD if wrong else ""
-        if record is not None and record.where == FILE and not wrong:
+        if record is not None and record.where in IN_FILES and not wrong:
             digest = digests.from_key(key)
-            path = self._layout.blob(digest, record.generation)
+            path = self._layout.copy(digest, record)
             try:
                 size = os.stat(path).st_size
             except FileNotFoundError:
                 kind, wrong = LOST_FILE, f"has no file {path}"
             else:
-                if size != digest.size:
+                if size != (record.stored if record.where == PACKED else digest.size):
                     kind, wrong = WRONG_SIZE, f"has {size} bytes in {path}"
                     wrong_files.append(Path(path))
         if kind:
@@ -233,31 +234,36 @@ class _Run:
                     continue
                 self.report.files += 1
                 self.report.file_bytes += state.st_size
-                digest, generation = parsed
-                named = self._names(digest, generation)
+                digest, generation, packed = parsed
+                named = self._names(parsed)
                 if state.st_nlink > 1:
                     self._second_names[state.st_ino] = named
                 if not named and not (not self._repair and self._wrongly_sized(path, digest)):
-                    orphans.append(BlobFile(minutes(state.st_mtime), digest, generation, path))
+                    minute = minutes(state.st_mtime)
+                    orphans.append(BlobFile(minute, digest, generation, path, packed))
             self._mend_orphans(orphans)
         self._progress("files", len(shards), len(shards))
 
-    def _names(self, digest: Digest, generation: int) -> bool:
+    def _names(self, name: BlobName) -> bool:
         """Whether a record names this copy of the blob."""
+        digest, generation, packed = name
         try:
             record = self._index.record(digest.key)
         except DataLoss:
             return False
-        return record is not None and record.where == FILE and record.generation == generation
+        where = PACKED if packed else FILE
+        return record is not None and record.where == where and record.generation == generation
 
     def _wrongly_sized(self, path: Path, digest: Digest) -> bool:
         """Whether a record names this file under another size: then it was found before."""
+        if path.suffix == layouts.ZST:
+            return False
         prefix = digest.key[: 1 + digest.function.length]
         key = self._index.find(prefix)
         if key is None:
             return False
         found = digests.from_key(key)
-        return self._names(found, int(path.name[-8:], 16)) and found != digest
+        return self._names(BlobName(found, int(path.name[-8:], 16), False)) and found != digest
 
     def _mend_orphans(self, orphans: Sequence[BlobFile]) -> None:
         entered = adopt(self._index, self._files, orphans, self._minute) if self._repair else set()

@@ -27,6 +27,7 @@ from cas.store.pending import Pending
 Buffer = bytes | bytearray | memoryview
 
 Durability = Literal["strict", "batch", "none"]
+Compression = Literal["none", "zstd"]
 
 
 class Action(NamedTuple):
@@ -78,6 +79,10 @@ class Blob(Protocol):
     def fileno(self) -> int | None:
         """A descriptor of a file that holds the blob's bytes from offset 0 on, for the system
         to send from, valid until `close`; None where there is no such file."""
+
+    def packed(self) -> Blob | None:
+        """The blob as zstd, exactly as it is stored, where it is: any number of frames.  It
+        takes the place of this one: either is to be closed, not both."""
 
     def close(self) -> None: ...
 

@@ -22,7 +22,7 @@ from cas import digest as digests
 from cas.errors import CasError
 from cas.index import aging, holes
 from cas.index.lmdb import Changes, Index, on_disk
-from cas.index.records import ACTION, FILE, Record, minutes
+from cas.index.records import ACTION, IN_FILES, Record, minutes
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
 from cas.store import evict, orphans
@@ -274,7 +274,7 @@ class Janitor:
         removed = self._index.evict(chosen, batch[-1][0], self._done)
         self._done = []
         for key, record in removed:
-            if record.where == FILE:
+            if record.where in IN_FILES:
                 self._remove_file(key, record)
             done.bytes += _freed(record)
             done.youngest = max(done.youngest, used[record.serial])
@@ -283,7 +283,7 @@ class Janitor:
         self._counts.evicted(removed, [60.0 * (now - used[r.serial]) for _, r in removed])
 
     def _remove_file(self, key: bytes, record: Record) -> None:
-        path = self._layout.blob(digests.from_key(key), record.generation)
+        path = self._layout.copy(digests.from_key(key), record)
         try:
             self._files.remove(path)
         except OSError as error:
@@ -447,7 +447,7 @@ class Janitor:
 
 def _freed(record: Record) -> int:
     """What removing an entry frees, about."""
-    if record.where == FILE:
+    if record.where in IN_FILES:
         return on_disk(record.stored) + _ROW_BYTES
     return (record.stored + _ROW_BYTES) * 6 // 5
 

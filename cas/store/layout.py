@@ -7,6 +7,7 @@ Rule: pure; digests, upload names and generations to paths and back.  The tree:
     DIR/index/          LMDB
     DIR/index/space     who was promised how much room; made anew by each server
     DIR/blobs/<function>/<first byte of the hash>/<hash>.<generation>
+                        and, where the bytes are zstd, .<the blob's size>.zst
     DIR/staging/<first byte>/<hash of the upload's name>        uploads in progress
     DIR/quarantine/     what failed verification after it was stored
     DIR/scrub           how far the background scrub is
@@ -21,8 +22,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cas.digest import BY_NAME, FUNCTIONS, Digest, Function, make
+from cas.index.records import PACKED, Record
+
+ZST = ".zst"
 
 FORMAT_VERSION = "cas 1"
 """The line in DIR/format.  Another line means another release's layout."""
@@ -87,6 +92,15 @@ class Layout:
         """The file of one copy of a blob.  A str: Path costs more than the open."""
         return f"{self.shard(digest)}/{digest.hex}.{generation:08x}"
 
+    def packed(self, digest: Digest, generation: int) -> str:
+        """The same of a copy as zstd: the name that zstd's tools give such files."""
+        return f"{self.blob(digest, generation)}.{digest.size}{ZST}"
+
+    def copy(self, digest: Digest, record: Record) -> str:
+        """The file of the copy that `record` names."""
+        named = self.packed if record.where == PACKED else self.blob
+        return named(digest, record.generation)
+
     def upload(self, name: str) -> str:
         """The staging file of an upload: derived from its name, so that any worker, or the
         next process, finds it without an index."""
@@ -103,20 +117,33 @@ def upload_id(name: str) -> str:
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
-def parse_blob(path: Path, size: int) -> tuple[Digest, int] | None:
-    """The digest and generation that the path of a file of `size` bytes tells.
+class BlobName(NamedTuple):
+    """What the path of a blob's file tells."""
 
-    None when it is no blob's name.  The inverse of `Layout.blob`.
-    """
+    digest: Digest
+    generation: int
+    packed: bool
+    """Whether its bytes are zstd."""
+
+
+def parse_blob(path: Path, size: int) -> BlobName | None:
+    """What the path of a file of `size` bytes tells; None when it is no blob's name.  The
+    inverse of `Layout.blob` and `Layout.packed`."""
     function = BY_NAME.get(path.parent.parent.name)
-    hex_hash, dot, generation = path.name.partition(".")
-    if function is None or not dot or len(hex_hash) != 2 * function.length:
+    hex_hash, *rest = path.name.split(".")
+    packed = len(rest) == 3 and f".{rest[2]}" == ZST
+    if function is None or not (packed or len(rest) == 1) or len(hex_hash) != 2 * function.length:
         return None
+    generation = rest[0]
     if len(generation) != 8 or hex_hash[:2] != path.parent.name:
         return None
     try:
         raw = bytes.fromhex(hex_hash)
         number = int(generation, 16)
+        if packed:
+            size = int(rest[1])
     except ValueError:
         return None
-    return make(function, raw, size), number
+    if packed and (size < 0 or rest[1] != str(size)):
+        return None
+    return BlobName(make(function, raw, size), number, packed)

@@ -21,6 +21,8 @@ from cas.index import lmdb, records
 from cas.index.lmdb import Index, NewBlob
 from cas.index.records import (
     INLINE,
+    PACKED,
+    PACKED_INLINE,
     VALUE,
     ActionRecord,
     Record,
@@ -37,16 +39,27 @@ from cas.store.counts import ReadCounts
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
 from cas.store.gathering import GatheringUpload
-from cas.store.interface import Action, Buffer, Durability, Found, NewAction, NewValue, Value
+from cas.store.interface import (
+    Action,
+    Buffer,
+    Compression,
+    Durability,
+    Found,
+    NewAction,
+    NewValue,
+    Value,
+)
 from cas.store.layout import Layout
 from cas.store.memory import BytesBlob
 from cas.store.opening import open_index
+from cas.store.packed import PackedBytes, PackedReader, pack_whole
 from cas.store.pending import Pending, failed, resolved
 from cas.store.quarantine import Quarantine
 from cas.store.space import Space
 from cas.store.spool import LocalSpool
 from cas.store.uploads import LocalUpload, Uploads
 from cas.store.usage import Meter, SizeLimits
+from cas.zstd import Packer
 
 FRESH_ACTION_MS = 60_000
 """An action result younger than this is not dropped for blobs that it lacks: a client may
@@ -68,6 +81,8 @@ class StoreOptions:
     direct_threshold: int = 128 << 10
     """Blobs from this size on, bytes, are written past the system's cache in `strict`: cheaper,
     but whoever reads such a blob first reads it from the disk."""
+    compression: Compression = "none"
+    """zstd takes less disk, and more of the CPU."""
     max_open_uploads: int = 2048
     """Streams that write at once in one process; each may hold `uploads.BUFFER_BYTES`."""
     limits: SizeLimits = field(default_factory=SizeLimits)
@@ -120,6 +135,7 @@ class LocalStore:
         self._inline_threshold = options.inline_threshold
         self._space = Space(layout.space, files)
         self._admission = Admission(self._space, Meter(layout, index, self._space, options.limits))
+        packer = Packer() if options.compression == "zstd" else None
         self._committer = Committer(
             index,
             files,
@@ -128,6 +144,7 @@ class LocalStore:
             self._admission,
             metrics,
             clock,
+            packer=packer,
         )
         self._uploads = Uploads(
             layout,
@@ -136,6 +153,7 @@ class LocalStore:
             self._admission,
             inline_threshold=options.inline_threshold,
             direct_threshold=options.direct_threshold,
+            packer=packer,
             max_open=options.max_open_uploads,
             strict=options.durability == "strict",
             metrics=metrics,
@@ -200,10 +218,19 @@ class LocalStore:
             data = self._index.inline(key)
             if data is not None:
                 return BytesBlob(data)
+        elif record.where == PACKED_INLINE:
+            data = self._index.stored(record)
+            if data is not None:
+                try:
+                    return PackedBytes(digest, data)
+                except DataLoss as error:
+                    self.condemn(digest, record, str(error))
+                    raise
         else:
-            fd = self.files.open_blob(self._layout.blob(digest, record.generation))
+            fd = self.files.open_blob(self._layout.copy(digest, record))
             if fd is not None:
-                return FileBlob(self, fd, digest, record)
+                kind = PackedBlob if record.where == PACKED else FileBlob
+                return kind(self, fd, digest, record)
         if self._index.contains(key):
             log.error("the index names a blob that is not there", extra={"digest": str(digest)})
         # Evicted in the moment since the record was read, or lost: to the client the same.
@@ -391,24 +418,30 @@ class LocalStore:
         # The generation makes the name this write's own, and nothing sees the file before
         # its record: no staging is needed.
         generation = secrets.randbits(32)
-        path = self._layout.blob(digest, generation)
-        self._admission.reserve(digest.size)
+        packer = self._uploads.packer
+        packed = None if packer is None else pack_whole(data, packer)
+        if packed is None:
+            path = self._layout.blob(digest, generation)
+        else:
+            path, data = self._layout.packed(digest, generation), packed
+        size = len(data)
+        self._admission.reserve(size)
         try:
-            fd = self._write_file(path, digest, data)
+            fd = self._write_file(path, data)
         except BaseException:
-            self._admission.release(digest.size)
+            self._admission.release(size)
             raise
-        self._admission.written(digest.size)
+        self._admission.written(size)
         staged = Staged(fd, None, path, self._layout.shard(digest))
-        blob = NewBlob(digest.key, None, generation, digest.size)
+        blob = NewBlob(digest.key, None, generation, size, packed is not None)
         return Work(Pending(), blobs=(blob,), staged=staged)
 
-    def _write_file(self, path: str, digest: Digest, data: Buffer) -> int:
+    def _write_file(self, path: str, data: Buffer) -> int:
         fd = self.files.create(path)
         if fd is None:
             raise FileExistsError(f"{path} exists")
         try:
-            self._uploads.write_whole(fd, digest, data)
+            self._uploads.write_whole(fd, data)
         except BaseException:
             self.files.close(fd)
             self.files.remove(path)
@@ -478,8 +511,48 @@ class FileBlob:
     def fileno(self) -> int | None:
         return self._fd
 
+    def packed(self) -> FileBlob | None:
+        return None
+
     def close(self) -> None:
         self._files.close(self._fd)
+
+
+class PackedBlob(FileBlob):
+    """A blob whose file is zstd.  See `interface.Blob`."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, store: LocalStore, fd: int, digest: Digest, record: Record) -> None:
+        super().__init__(store, fd, digest, record)
+        self._reader: PackedReader | None = None
+
+    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
+        view = view[: max(0, self.size - offset)]
+        if not view:
+            return 0
+        if not wait:
+            # Decoding is a helper thread's.
+            return -1
+        try:
+            if self._reader is None:
+                self._reader = PackedReader(self._files, self._fd, self.size)
+            return self._reader.read_into(view, offset)
+        except (DataLoss, OSError) as error:
+            raise self._bad(error) from error
+
+    @property
+    def decoded(self) -> int:
+        """Frames decoded so far."""
+        return 0 if self._reader is None else self._reader.decoded
+
+    def fileno(self) -> int | None:
+        return None
+
+    def packed(self) -> FileBlob | None:
+        blob = FileBlob(self._store, self._fd, self._digest, self._record)
+        blob.size = self._record.stored
+        return blob
 
 
 def _action_hash(digest: Digest) -> bytes:

@@ -305,6 +305,9 @@ class BytesBlob:
     def fileno(self) -> int | None:
         return None
 
+    def packed(self) -> Blob | None:
+        return None
+
     def close(self) -> None:
         """Nothing is held."""
 

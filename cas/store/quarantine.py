@@ -15,7 +15,7 @@ from pathlib import Path
 from cas import digest as digests
 from cas.errors import DataLoss
 from cas.index.lmdb import Index
-from cas.index.records import FILE, Record
+from cas.index.records import IN_FILES, INLINE, PACKED_INLINE, Record
 from cas.store.files import Files
 from cas.store.layout import Layout
 
@@ -34,13 +34,13 @@ class Quarantine:
 
         False when it was gone, or another, before.
         """
-        inline = index.inline(key) if record.where != FILE else None
+        inline = index.stored(record) if record.where in (INLINE, PACKED_INLINE) else None
         if not index.remove([(key, record)]):
             return False
         shown = describe(key)
-        if record.where == FILE:
+        if record.where in IN_FILES:
             digest = digests.from_key(key)
-            kept = self.take_file(Path(self.layout.blob(digest, record.generation)))
+            kept = self.take_file(Path(self.layout.copy(digest, record)))
         else:
             kept = self._keep(key, inline)
         log.error(

@@ -96,8 +96,8 @@ def _free(layout: Layout) -> Path:
         number += 1
 
 
-# Packed, for there may be many: minute, function, hash, generation, size. Their order is that of
-# writing, which is what serials stand for.
+# Packed, for there may be many: minute, function, hash, generation, size, whether it is zstd. Their
+# order is that of writing, which is what serials stand for.
 def _found(layout: Layout, progress: Progress) -> Iterator[bytes]:
     shards = layout.shards()
     for number, shard in enumerate(shards):
@@ -112,7 +112,7 @@ def _found(layout: Layout, progress: Progress) -> Iterator[bytes]:
     progress("directories", len(shards), len(shards))
 
 
-def _packed(minute: int, digest: Digest, generation: int) -> bytes:
+def _packed(minute: int, digest: Digest, generation: int, packed: bool) -> bytes:
     return b"".join(
         (
             max(0, minute).to_bytes(5, "big"),
@@ -120,12 +120,14 @@ def _packed(minute: int, digest: Digest, generation: int) -> bytes:
             digest.hash,
             generation.to_bytes(4, "big"),
             digest.size.to_bytes(8, "big"),
+            bytes((packed,)),
         )
     )
 
 
 def _unpacked(layout: Layout, packed: bytes) -> BlobFile:
-    digest = make(BY_CODE[packed[5]], packed[6:-12], int.from_bytes(packed[-8:], "big"))
-    generation = int.from_bytes(packed[-12:-8], "big")
-    path = Path(layout.blob(digest, generation))
-    return BlobFile(int.from_bytes(packed[:5], "big"), digest, generation, path)
+    digest = make(BY_CODE[packed[5]], packed[6:-13], int.from_bytes(packed[-9:-1], "big"))
+    generation = int.from_bytes(packed[-13:-9], "big")
+    is_zstd = bool(packed[-1])
+    path = Path((layout.packed if is_zstd else layout.blob)(digest, generation))
+    return BlobFile(int.from_bytes(packed[:5], "big"), digest, generation, path, is_zstd)

@@ -21,13 +21,23 @@ from cas.digest import FUNCTIONS
 from cas.errors import CasError, DataLoss
 from cas.index import upkeep
 from cas.index.lmdb import Index
-from cas.index.records import FILE, INLINE, VALUE, Record, cut_action, cut_value
+from cas.index.records import (
+    IN_FILES,
+    INLINE,
+    PACKED,
+    PACKED_INLINE,
+    VALUE,
+    Record,
+    cut_action,
+    cut_value,
+)
 from cas.index.upkeep import Mending, Row
 from cas.metrics.instruments import Metrics
-from cas.store.adopt import BAD_MEDIUM, READ_BYTES, check_stored, verify_bytes
+from cas.store.adopt import verify_bytes, verifying
 from cas.store.counts import ScrubCounts
 from cas.store.files import Files
 from cas.store.layout import Layout
+from cas.store.packed import unpack_stored
 from cas.store.quarantine import Quarantine, describe
 
 SAVE_SECONDS = 60.0
@@ -84,12 +94,18 @@ def slices(layout: Layout, index: Index, files: Files, row: Row) -> Iterator[int
     record = row.record
     if row.wrong or record is None:
         raise DataLoss(row.wrong)
-    if record.where == FILE:
+    if record.where in IN_FILES:
         yield from _file_slices(layout, files, row.key, record)
     elif record.where == INLINE:
         data = index.inline(row.key)
         if data is not None:
             verify_bytes(digests.from_key(row.key), data)
+            yield len(data)
+    elif record.where == PACKED_INLINE:
+        data = index.stored(record)
+        if data is not None:
+            blob = digests.from_key(row.key)
+            verify_bytes(blob, unpack_stored(blob, data))
             yield len(data)
     elif record.where == VALUE:
         packed = index.packed_action(row.key)
@@ -102,31 +118,15 @@ def slices(layout: Layout, index: Index, files: Files, row: Row) -> Iterator[int
 
 def _file_slices(layout: Layout, files: Files, key: bytes, record: Record) -> Iterator[int]:
     digest = digests.from_key(key)
-    fd = files.open_blob(layout.blob(digest, record.generation))
+    fd = files.open_blob(layout.copy(digest, record))
     if fd is None:
         raise DataLoss("has no file")
     try:
         files.forget_cached(fd)
-        hasher = digest.function.new()
-        view = memoryview(bytearray(READ_BYTES))
-        size = 0
-        while size <= digest.size and (count := _read(files, fd, view, size)):
-            hasher.update(view[:count])
-            size += count
-            yield count
-        check_stored(digest, hasher, size)
+        yield from verifying(files, fd, digest, packed=record.where == PACKED)
         files.forget_cached(fd)
     finally:
         files.close(fd)
-
-
-def _read(files: Files, fd: int, view: memoryview, offset: int) -> int:
-    try:
-        return files.read_into(fd, view, offset)
-    except OSError as error:
-        if error.errno not in BAD_MEDIUM:
-            raise
-        raise DataLoss(f"cannot be read at byte {offset}: {error.strerror}") from error
 
 
 def used(index: Index) -> list[bytes]:

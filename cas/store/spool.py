@@ -144,6 +144,9 @@ class LocalSpool:
         digest = digests.make(self._function, self._hasher.digest(), self.size)
         _check(digest, expected)
         assert self._fd is not None
+        packing = self._uploads.pack_staged(self._path, self._fd, self.size)
+        if packing is not None:
+            return digest, self._uploads.commit_packed(digest, packing, self._path)
         generation = secrets.randbits(32)
         layout = self._uploads.layout
         staged = Staged(self._fd, self._path, layout.blob(digest, generation), layout.shard(digest))

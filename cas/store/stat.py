@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cas.digest import from_key
 from cas.index.lmdb import Index
-from cas.index.records import ACTION, FILE, INLINE, minutes
+from cas.index.records import ACTION, FILE, INLINE, PACKED, PACKED_INLINE, VALUE, minutes
 from cas.store.files import entries
 from cas.store.layout import FORMAT_VERSION, Layout
 
@@ -44,12 +45,20 @@ def _classes() -> dict[str, Amount]:
 
 @dataclass(slots=True)
 class Stat:
-    """A store's figures.  Bytes are content's, but for `index_bytes`, which is its file's."""
+    """A store's figures.  Bytes are content's, but for those of blobs as zstd, and for
+    `index_bytes`, which is its file's."""
 
     directory: str
     format: str = FORMAT_VERSION
     inline_blobs: Amount = field(default_factory=Amount)
     file_blobs: Amount = field(default_factory=Amount)
+    packed_blobs: Amount = field(default_factory=Amount)
+    """Blobs in files as zstd: the files' bytes."""
+    packed_inline_blobs: Amount = field(default_factory=Amount)
+    """Blobs in the index as zstd: the frames' bytes."""
+    packed_content_bytes: int = 0
+    """Content of those."""
+    values: Amount = field(default_factory=Amount)
     actions: Amount = field(default_factory=Amount)
     uploads: Amount = field(default_factory=Amount)
     quarantine: Amount = field(default_factory=Amount)
@@ -76,12 +85,21 @@ def take(
     totals = index.totals()
     stat.index_bytes = _size(layout.index.iterdir())
     stat.index_used_bytes = totals.used_bytes
-    amounts = {INLINE: stat.inline_blobs, FILE: stat.file_blobs, ACTION: stat.actions}
+    amounts = {
+        INLINE: stat.inline_blobs,
+        FILE: stat.file_blobs,
+        PACKED: stat.packed_blobs,
+        PACKED_INLINE: stat.packed_inline_blobs,
+        ACTION: stat.actions,
+        VALUE: stat.values,
+    }
     minute = minutes(now)
     after, seen = b"", 0
     while page := index.keys(after, PAGE):
-        for _, record in page:
+        for key, record in page:
             amounts[record.where].add(record.stored)
+            if record.where in (PACKED, PACKED_INLINE):
+                stat.packed_content_bytes += from_key(key).size
             stat.written[_class(minute - record.written)].add(record.stored)
             stat.last_used[_class(minute - index.last_use(record))].add(record.stored)
         after = page[-1][0]

@@ -30,7 +30,7 @@ from threading import Lock
 
 from cas import digest as digests
 from cas.digest import Digest, Hasher
-from cas.errors import CasError, InvalidArgument, LimitExceeded, UploadSuperseded
+from cas.errors import CasError, InvalidArgument, LimitExceeded, NoSpace, UploadSuperseded
 from cas.index.lmdb import NewBlob
 from cas.metrics.instruments import Metrics
 from cas.store.admission import Admission
@@ -39,7 +39,9 @@ from cas.store.counts import UploadCounts
 from cas.store.files import Files
 from cas.store.interface import Buffer
 from cas.store.layout import Layout
+from cas.store.packed import PackedWriter
 from cas.store.pending import Pending
+from cas.zstd import Packer
 
 BUFFER_BYTES = 1 << 20
 """Bytes of one upload that may wait in memory, a multiple of `files.BLOCK`.  Hashed and written
@@ -69,6 +71,7 @@ class Uploads:
         *,
         inline_threshold: int,
         direct_threshold: int,
+        packer: Packer | None,
         max_open: int,
         strict: bool,
         metrics: Metrics,
@@ -80,6 +83,8 @@ class Uploads:
         self.admission = admission
         self.inline_threshold = inline_threshold
         self.strict = strict
+        self.packer = packer
+        """What makes the frames of blobs in files, where they are to be zstd."""
         self._direct_threshold = direct_threshold
         self._max_open = max_open
         self._open = 0
@@ -146,9 +151,9 @@ class Uploads:
         """Whether the bytes of a blob of `size` are to go straight to the disk."""
         return self.strict and size >= self._direct_threshold
 
-    def write_whole(self, fd: int, digest: Digest, data: Buffer) -> None:
-        """Writes all of a blob into its new file."""
-        if self.writes_past_cache(digest.size):
+    def write_whole(self, fd: int, data: Buffer) -> None:
+        """Writes all of a blob's new file."""
+        if self.writes_past_cache(len(data)):
             buffer = self.take_buffer()
             try:
                 with memoryview(buffer) as view:
@@ -162,6 +167,59 @@ class Uploads:
             self.files.write(fd, [data], 0)
         if self.strict:
             self.files.start_writing_back(fd)
+
+    def pack(self, path: str, size: int) -> PackedWriter | None:
+        """What packs content of `size` bytes, while it goes to the staging file `path`, into a
+        file beside that; None where it is not to be packed.  Its name is that of a copy: if it
+        is left behind, it goes as those of takeovers do."""
+        if self.packer is None or size <= self.inline_threshold:
+            return None
+        beside = f"{path}.{secrets.token_hex(8)}"
+        return PackedWriter(self.files, self.admission, self.packer, beside)
+
+    def commit_packed(self, digest: Digest, writer: PackedWriter, staging: str) -> Pending[None]:
+        """Commits the verified blob whose content `writer` has taken, after which the staging
+        file goes."""
+        try:
+            fd, stored = writer.finish()
+        except BaseException:
+            writer.discard()
+            raise
+        if self.strict:
+            self.files.start_writing_back(fd)
+        generation = secrets.randbits(32)
+        path = self.layout.packed(digest, generation)
+        work = Work(
+            Pending(),
+            blobs=(NewBlob(digest.key, None, generation, stored, packed=True),),
+            staged=Staged(fd, writer.path, path, self.layout.shard(digest)),
+            remove=staging,
+        )
+        self.committer.submit(work)
+        return work.pending
+
+    def pack_staged(self, path: str, fd: int, size: int) -> PackedWriter | None:
+        """As `pack`, with the content taken from the staging file `fd`; None too where that is
+        not worthwhile, or there is no room for both."""
+        writer = self.pack(path, size)
+        if writer is None:
+            return None
+        view = memoryview(bytearray(min(COPY_BYTES, size)))
+        at = 0
+        try:
+            while at < size and (count := self.files.read_into(fd, view, at)):
+                if not writer.add(view[:count]):
+                    break
+                at += count
+        except NoSpace:
+            pass
+        except BaseException:
+            writer.discard()
+            raise
+        if at == size:
+            return writer
+        writer.discard()
+        return None
 
     def take_buffer(self) -> mmap:
         """Memory for the bytes of one upload, until `return_buffer`; begins at a page."""
@@ -311,8 +369,8 @@ class LocalUpload:
     """See `interface.Upload`.  Holds its staging file from the beginning to the end."""
 
     __slots__ = (
-        "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_open", "_path", "_rest", "_uploads",
-        "_view", "digest", "offset", "reserved",
+        "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_open", "_packing", "_path", "_rest",
+        "_resumed", "_uploads", "_view", "digest", "offset", "reserved",
     )  # fmt: skip
 
     def __init__(
@@ -331,6 +389,10 @@ class LocalUpload:
         self._rest: memoryview | None = None
         """What of the last message did not fit into the buffer."""
         self._open = True
+        self._resumed = size > 0
+        self._packing = None if self._resumed else uploads.pack(path, digest.size)
+        """Has taken just what is in the file; None where that is in vain, or was not from the
+        beginning on."""
         self.offset = size
         self.reserved = 0
         """Bytes that were promised room and have not come yet."""
@@ -369,11 +431,24 @@ class LocalUpload:
                 self._hasher.update(part)
                 self._settle(self._flushed - flushed)
                 self._fill = 0
+                if self._packing is not None:
+                    self._pack(part)
                 self._top_up()
             if self._uploads.strict:
                 files.start_writing_back(self._fd)
         finally:
             files.unguard(self._fd)
+
+    def _pack(self, part: memoryview) -> bool:
+        """Packs content; leaves off where that is in vain, or there is no room for both."""
+        packing = self._packing
+        assert packing is not None
+        with suppress(NoSpace):
+            if packing.add(part):
+                return True
+        self._packing = None
+        packing.discard()
+        return False
 
     def _settle(self, count: int) -> None:
         count = min(count, self.reserved)
@@ -423,9 +498,22 @@ class LocalUpload:
             files.close(self._fd)
 
     def _commit_file(self) -> Pending[None]:
-        self.flush()
-        digests.check(self.digest, self._hasher, self.offset)
         uploads = self._uploads
+        if self._packing is not None and not self._flushed and self._rest is None:
+            # All of it is in memory: once it is packed, it need not be in staging too.
+            part = self._view[: self._fill]
+            if self._pack(part):
+                self._hasher.update(part)
+                return self._commit_packed(self._packing)
+        self.flush()
+        if self._packing is not None:
+            return self._commit_packed(self._packing)
+        if self._resumed:
+            digests.check(self.digest, self._hasher, self.offset)
+            packing = uploads.pack_staged(self._path, self._fd, self.digest.size)
+            if packing is not None:
+                return self._commit_packed(packing)
+        digests.check(self.digest, self._hasher, self.offset)
         generation = secrets.randbits(32)
         pending: Pending[None] = Pending()
         work = Work(
@@ -440,6 +528,15 @@ class LocalUpload:
         )
         self._let_go()
         uploads.committer.submit(work)
+        return pending
+
+    def _commit_packed(self, packing: PackedWriter) -> Pending[None]:
+        self._packing = packing
+        digests.check(self.digest, self._hasher, self.offset)
+        self._packing = None
+        pending = self._uploads.commit_packed(self.digest, packing, self._path)
+        self._let_go()
+        self._uploads.files.close(self._fd)
         return pending
 
     def _commit_inline(self) -> Pending[None]:
@@ -460,6 +557,9 @@ class LocalUpload:
 
     def _let_go(self) -> None:
         self._open = False
+        if self._packing is not None:
+            self._packing.discard()
+            self._packing = None
         self._view.release()
         self._uploads.admission.release(self.reserved)
         self._uploads.return_buffer(self._buffer)

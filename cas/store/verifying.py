@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from cas import digest as digests
 from cas.digest import Digest
 from cas.errors import DataLoss, NotFound
+from cas.index.records import PACKED
 from cas.store.adopt import verify_bytes, verify_file
 from cas.store.local import FileBlob, LocalStore
 from cas.store.memory import BytesBlob
@@ -31,15 +32,20 @@ class VerifyingStore(LocalStore):
         }
 
     def open(self, digest: Digest, /) -> FileBlob | BytesBlob:
-        blob = super().open(digest)
+        try:
+            blob = super().open(digest)
+        except DataLoss as error:
+            raise NotFound(f"blob {digest} is not here") from error
         if isinstance(blob, FileBlob):
             return VerifiedBlob(blob)
-        data = self.read_small(digest)
-        if data is None:
+        # The bytes of a frame are decoded by now.
+        data = bytearray(blob.size)
+        blob.read_into(memoryview(data), 0)
+        if not self._is_right(digest, data):
             raise NotFound(f"blob {digest} is not here")
-        return BytesBlob(data)
+        return blob
 
-    def _is_right(self, digest: Digest, data: bytes) -> bool:
+    def _is_right(self, digest: Digest, data: bytes | bytearray) -> bool:
         try:
             verify_bytes(digest, data)
         except DataLoss as error:
@@ -53,10 +59,11 @@ class VerifyingStore(LocalStore):
 class VerifiedBlob(FileBlob):
     """See `interface.Blob`.  The first read, which may wait for the disk, checks all of it."""
 
-    __slots__ = ("_verified",)
+    __slots__ = ("_blob", "_verified")
 
     def __init__(self, blob: FileBlob) -> None:
         super().__init__(blob._store, blob._fd, blob._digest, blob._record)
+        self._blob = blob
         self._verified = False
 
     def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
@@ -64,10 +71,14 @@ class VerifiedBlob(FileBlob):
             if not wait:
                 return -1
             try:
-                verify_file(self._store.files, self._fd, self._digest)
+                packed = self._record.where == PACKED
+                verify_file(self._store.files, self._fd, self._digest, packed=packed)
             except DataLoss as error:
                 self._store.condemn(self._digest, self._record, str(error))
                 # Nothing went out yet: to the client it is as if it had been dropped before.
                 raise NotFound(f"blob {self._digest} is not here") from error
             self._verified = True
-        return super().read_into(view, offset, wait=wait)
+        return self._blob.read_into(view, offset, wait=wait)
+
+    def fileno(self) -> int | None:
+        return self._blob.fileno()

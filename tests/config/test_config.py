@@ -85,6 +85,7 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "helper_threads": "10",
         "inline_threshold": "1KiB",
         "direct_threshold": "3MiB",
+        "compression": "zstd",
         "require_references": "true",
         "verify_reads": "true",
         "scrub_period": "86400",

@@ -157,6 +157,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "helper_threads": st.integers(1, 256),
     "inline_threshold": st.integers(0, 2**20),
     "direct_threshold": st.integers(0, options.MAX_SIZE),
+    "compression": st.sampled_from(["none", "zstd"]),
     "require_references": st.booleans(),
     "verify_reads": st.booleans(),
     "scrub_period": st.floats(0, 31_536_000),

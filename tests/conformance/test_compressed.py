@@ -373,6 +373,37 @@ def test_both_are_announced(client: Client) -> None:
     assert list(cache.supported_batch_update_compressors) == [pb.Compressor.ZSTD]
 
 
+# ---- At rest
+
+
+def test_a_store_that_compresses(start: Start) -> None:
+    """--compression zstd: what comes back is the same whichever way it came; and a compressed
+    read from the beginning is what is stored, whoever reads it."""
+    server = start("--compression", "zstd")
+    blobs = [text(5_000), text(300 * KIB), text(3 * MIB), text(3 * MIB), fresh(2 * MIB)]
+    with Client(server.address) as client:
+        for blob in blobs[:3]:
+            client.upload(blob, step=64 * KIB)
+        for blob in blobs[3:]:
+            client.write(messages(upload_name(blob), pack(blob.data)))
+    server.stop()
+    files = {path.name[:64]: path for path in server.directory.glob("blobs/*/*/*")}
+    server = start(directory=server.directory)
+    with Client(server.address) as client:
+        for blob in blobs:
+            assert client.read(blob.name) == blob.data
+            for offset in (0, 1, blob.size // 2, blob.size - 1):
+                assert client.read(blob.name, offset, 1000) == blob.data[offset : offset + 1000]
+                assert unpack(client.read(read_name(blob), offset)) == blob.data[offset:]
+        for blob in blobs[1:4]:
+            assert files[blob.hash].stat().st_size < 0.7 * blob.size
+            assert client.read(read_name(blob)) == files[blob.hash].read_bytes()
+        assert files[blobs[4].hash].read_bytes() == blobs[4].data
+        request = pb.BatchReadBlobsRequest(digests=[blob.digest for blob in blobs[:2]])
+        answers = client.batch_read_blobs(request, timeout=PATIENCE).responses
+        assert [answer.data for answer in answers] == [blob.data for blob in blobs[:2]]
+
+
 # ---- Anything
 
 

@@ -69,12 +69,14 @@ def opener(tmp_path: Path, clock: Clock) -> Iterator[Opener]:
             store.close()
 
 
-@pytest.fixture(params=["memory", "strict", "batch", "none"])
+@pytest.fixture(params=["memory", "strict", "batch", "none", "zstd"])
 def store(request: pytest.FixtureRequest, opener: Opener, clock: Clock) -> Iterator[BlobStore]:
-    """Each implementation, the one on disk in each durability mode."""
+    """Each implementation, the one on disk in each durability mode, and with compression."""
     if request.param == "memory":
         memory = MemoryStore(max_open_uploads=8, clock=clock)
         yield memory
         memory.close()
+    elif request.param == "zstd":
+        yield opener("strict", compression="zstd", max_open_uploads=8)
     else:
         yield opener(request.param, max_open_uploads=8)

@@ -22,7 +22,7 @@ from cas.store.interface import BlobStore, NewAction
 from tests.store.conftest import Clock, begin, found
 
 SMALL = b"small" * 10
-LARGE = os.urandom(1 << 20)
+LARGE = os.urandom(1 << 19).hex().encode()  # shrinks
 SIZES = [1, 100, 64 << 10, (64 << 10) + 1, 300_000, 1 << 20]
 
 
@@ -49,12 +49,14 @@ def read(store: BlobStore, digest: Digest, chunk: int = 100_000) -> bytes:
 class TestBlobs:
     @pytest.mark.parametrize("size", SIZES)
     def test_a_blob_comes_back(self, store: BlobStore, size: int) -> None:
-        data = os.urandom(size)
+        data = os.urandom(size).hex().encode()[:size]
         digest = put(store, data)
         assert store.contains(digest)
         assert read(store, digest) == data
         small = store.read_small(digest)
-        assert small == (data if size <= store.inline_threshold else None)
+        # What the index has as zstd is not read so.
+        as_it_is = size <= store.inline_threshold and store.open(digest).packed() is None
+        assert small == (data if as_it_is else None)
 
     def test_an_absent_blob_is_not_found(self, store: BlobStore) -> None:
         digest = digests.of(b"never seen")
@@ -162,7 +164,7 @@ class TestUploads:
 
     @pytest.mark.parametrize("size", SIZES)
     def test_an_upload_in_pieces_becomes_a_blob(self, store: BlobStore, size: int) -> None:
-        data = os.urandom(size)
+        data = os.urandom(size).hex().encode()[:size]
         digest = self.upload(store, data)
         assert read(store, digest) == data
         assert store.committed_size("uploads/1/blobs") is None

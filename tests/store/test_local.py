@@ -321,7 +321,7 @@ class TestOnDisk:
         [path] = blob_files(tmp_path)
         assert path == Path(Layout(tmp_path / "store").blob(large, record.generation))
         assert path.parent.name == large.hex[:2]
-        assert parse_blob(path, 101) == (large, record.generation)
+        assert parse_blob(path, 101) == (large, record.generation, False)
 
     def test_a_finished_upload_leaves_nothing_in_staging(
         self, opener: Opener, tmp_path: Path

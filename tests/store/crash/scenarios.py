@@ -22,7 +22,7 @@ from cas.index.records import FILE
 from cas.reapi.instances import is_namespace_of
 from cas.store import directory, fsck, opening, scrub
 from cas.store.files import Files
-from cas.store.interface import Durability, NewAction
+from cas.store.interface import Compression, Durability, NewAction
 from cas.store.janitor import Janitor, JanitorOptions
 from cas.store.layout import Layout
 from cas.store.local import LocalStore, StoreOptions, open_store
@@ -39,7 +39,9 @@ def data(name: str, size: int) -> bytes:
 SMALL = data("small", 500)
 LARGE = data("large", 300_001)
 OLD = data("old", 100_000)
-BLOBS = {"small": SMALL, "large": LARGE, "old": OLD}
+TEXT = data("text", 150_001).hex().encode()
+"""Two frames of zstd."""
+BLOBS = {"small": SMALL, "large": LARGE, "old": OLD, "text": TEXT}
 UPLOAD = "uploads/1/blobs"
 ACTION = digests.of(b"action")
 NOW = 1_900_000_000.0
@@ -66,7 +68,9 @@ class Child:
     def files(self) -> Files:
         return Files(self.file_seam)
 
-    def open(self, durability: Durability = "strict") -> closing[LocalStore]:
+    def open(
+        self, durability: Durability = "strict", compression: Compression = "none"
+    ) -> closing[LocalStore]:
         """The store; what opening it passes is a scenario of its own."""
         opened = False
 
@@ -80,7 +84,7 @@ class Child:
 
         store = open_store(
             self.directory,
-            StoreOptions(durability=durability, inline_threshold=16 << 10),
+            StoreOptions(durability=durability, inline_threshold=16 << 10, compression=compression),
             files_seam=file_seam,
             index_seam=index_seam,
         )
@@ -159,6 +163,22 @@ def upload_large(child: Child) -> None:
 def upload_batch(child: Child) -> None:
     with child.open("batch") as store:
         _upload(child, store, "large")
+
+
+def write_packed(child: Child) -> None:
+    with child.open(compression="zstd") as store:
+        child.put(store, "text")
+
+
+def upload_packed(child: Child) -> None:
+    with child.open(compression="zstd") as store:
+        _upload(child, store, "text")
+
+
+def pause_packed(child: Child) -> None:
+    with child.open() as store:
+        upload = store.upload(UPLOAD, digests.of(TEXT), 0, TEXT[:200_000])
+        child.acknowledge("size", upload.suspend(durable=True))
 
 
 def upload_what_is_there(child: Child) -> None:
@@ -327,6 +347,9 @@ SCENARIOS = {
     "a small blob's upload": Scenario(nothing, upload_small),
     "a large blob's upload": Scenario(nothing, upload_large),
     "the same in `batch`": Scenario(nothing, upload_batch),
+    "a blob as zstd in one message": Scenario(nothing, write_packed),
+    "a blob's upload as zstd": Scenario(nothing, upload_packed),
+    "one that goes on": Scenario(pause_packed, upload_packed),
     "an upload of what is there": Scenario(nothing, upload_what_is_there),
     "an upload that pauses": Scenario(nothing, suspend),
     "a take-over": Scenario(nothing, take_over),
