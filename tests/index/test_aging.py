@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas.index import aging
+from cas.index import aging, lmdb
 from cas.index.lmdb import Changes, Index, NewAction, NewBlob, on_disk
 from cas.index.records import FILE, ActionRecord, Record, action_key, pack_action
 from cas.index.uses import PAGE, STEP, UseTimes
@@ -146,6 +146,19 @@ def test_an_index_without_the_sum_is_summed_up(index: Index) -> None:
     with index.writing() as tables:
         tables.txn.delete(b"file bytes")
     assert index.totals().file_bytes == 8192 + 4096
+
+
+def test_an_index_without_files_is_never_summed_up(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take a minute at ten million entries, with everybody else waiting."""
+    enter(index, inline(1), inline(2))
+    walks: list[object] = []
+    monkeypatch.setattr(lmdb, "unpack_record", walks.append)
+    assert index.totals().file_bytes == 0
+    enter(index, file(3, 5000))
+    assert index.totals().file_bytes == 8192
+    assert walks == []
 
 
 def test_live_pages_are_those_in_use(index: Index) -> None:
