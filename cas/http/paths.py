@@ -7,7 +7,7 @@ else.  The forms::
     /[instance/]ac/hash                     action results, and ccache's entries (layout=bazel)
     /[instance/]cache/key                   Gradle; plain ccache, whose keys may hold slashes
     /[instance/]webdav/key                  sccache: keys with slashes, or a collection
-    /[instance/]v8/artifacts/hash           Turborepo; ?teamId=… or slug=… is an instance too
+    /[instance/]v8/artifacts[/hash]         Turborepo; ?teamId=… or slug=… is an instance too
     /[instance/]v1/cache/hash               Nx
 
 The instance is everything before the first of these, read from the left, and may hold
@@ -42,7 +42,8 @@ class Target(NamedTuple):
     kind: Kind
     instance: str
     key: str
-    """What follows; of `cas` and `ac` the hash, of a WebDAV collection with a slash last."""
+    """What follows; of `cas` and `ac` the hash, of a WebDAV collection with a slash last.
+    Empty where Turborepo asks about many."""
     prefix: bytes = b""
     """Of `cas` and `ac`: the digest's key without its size."""
 
@@ -96,7 +97,7 @@ def _marker(segments: Sequence[str]) -> tuple[int, Kind, Sequence[str]] | None:
         left = last - at
         if segment in _HASHED and left == 1:
             return at, _HASHED[segment], segments[at + 1 :]
-        if segment == "v8" and left == 2 and segments[at + 1] == "artifacts":
+        if segment == "v8" and left in (1, 2) and segments[at + 1] == "artifacts":
             return at, "turborepo", segments[at + 2 :]
         if segment == "v1" and left == 2 and segments[at + 1] == "cache":
             return at, "nx", segments[at + 2 :]

@@ -14,13 +14,14 @@ from aiohttp.web import BaseRequest
 
 from cas import digest as digests
 from cas.digest import SHA256, Digest
-from cas.errors import InvalidArgument, NotFound
+from cas.errors import BlobTooLarge, InvalidArgument, NotFound
 from cas.http.answers import JSON, OCTETS, Answer
 from cas.http.blobs import content
 from cas.http.bodies import Body
 from cas.http.context import Context, Reply, author
-from cas.http.paths import Target
+from cas.http.paths import MAX_KEY_BYTES, Target
 from cas.http.status import Refused
+from cas.reapi.instances import check_text
 from cas.reapi.instances import namespace as namespace
 from cas.store.interface import NewValue, Value
 
@@ -152,7 +153,7 @@ async def read_turborepo(context: Context, request: BaseRequest, target: Target)
 
 async def write_turborepo(context: Context, request: BaseRequest, target: Target) -> Reply:
     """PUT of an artifact."""
-    if target.key in ("status", "events"):
+    if target.key in ("", "status", "events"):
         raise InvalidArgument(f"no artifact can have the hash {target.key!r}")
     kept = {name: request.headers[name] for name in KEPT_FIELDS if name in request.headers}
     for name, text in kept.items():
@@ -166,8 +167,50 @@ async def write_turborepo(context: Context, request: BaseRequest, target: Target
 
 
 async def post_turborepo(context: Context, request: BaseRequest, target: Target) -> Reply:
-    """POST of ``events``: what a client tells of its hits and misses is not kept."""
+    """POST of ``events``, what a client tells of its hits and misses, which is not kept; and of
+    a query: what there is of many artifacts."""
+    if not target.key:
+        return Answer(200, JSON, await _asked(context, request, target))
     if target.key != "events":
         raise NotFound(f"nothing takes a POST under {digests.shorten(target.key)}")
     await context.body(request).discard()
     return Answer(200, JSON, b"{}")
+
+
+MAX_QUERY = 64 << 10
+"""Bytes of a query's body: some hundreds of hashes."""
+
+
+async def _asked(context: Context, request: BaseRequest, target: Target) -> bytes:
+    """By hash: null, or the size, the time that it took to make, and the tag if it has one."""
+    body, complete = await context.body(request).whole(context.runtime, MAX_QUERY)
+    if not complete:
+        raise BlobTooLarge(f"the query has more than {MAX_QUERY} bytes")
+    space = namespace(target.kind, target.instance)
+    found = {key: context.store.value(space, key) for key in _hashes(body)}
+    return json.dumps({key: value and _told(value) for key, value in found.items()}).encode()
+
+
+def _hashes(body: bytes) -> list[str]:
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        raise InvalidArgument("the query is no JSON") from None
+    hashes = asked.get("hashes") if isinstance(asked, dict) else None
+    if not isinstance(hashes, list) or not all(isinstance(key, str) for key in hashes):
+        raise InvalidArgument('the query is not {"hashes": ["…", …]}')
+    for key in hashes:
+        check_text(f"hash {digests.shorten(key)}", key, MAX_KEY_BYTES)
+    return hashes
+
+
+def _told(value: Value) -> dict[str, object]:
+    kept = json.loads(value.meta) if value.meta else {}
+    took = kept.get("x-artifact-duration", "")
+    told: dict[str, object] = {
+        "size": value.digest.size,
+        "taskDurationMs": int(took) if took.isdecimal() else 0,
+    }
+    if "x-artifact-tag" in kept:
+        told["tag"] = kept["x-artifact-tag"]
+    return told

@@ -36,6 +36,7 @@ exactly = settings(derandomize=True, max_examples=200, deadline=None)
         ("/webdav/%C3%A9/x", "webdav", "", "é/x"),
         ("/x/webdav/cache/k", "webdav", "x", "cache/k"),
         ("/v8/artifacts/0a", "turborepo", "", "0a"),
+        ("/v8/artifacts?slug=s", "turborepo", "s", ""),
         ("/v8/artifacts/0a?teamId=t", "turborepo", "t", "0a"),
         ("/v8/artifacts/0a?slug=s&teamId=", "turborepo", "s", "0a"),
         ("/i/v8/artifacts/0a?slug=s", "turborepo", "i/s", "0a"),
@@ -87,7 +88,7 @@ def test_what_is_not_served_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/x", "/cas", f"/{HASH}", "/cache", f"/cas/{HASH}/x", "/v8/artifacts", "/v1/x/y"]
+    "path", ["/", "/x", "/cas", f"/{HASH}", "/cache", f"/cas/{HASH}/x", "/v8/x", "/v1/x/y"]
 )
 def test_what_nothing_serves(path: str) -> None:
     with pytest.raises(NotFound):

@@ -197,6 +197,37 @@ class TestTurborepo:
         assert served.ask("POST", "/v8/artifacts/other", events).status == 404
         assert served.put("/v8/artifacts/status", b"x").status == 400
 
+    def test_many_are_asked_about_at_once(self, served: Served) -> None:
+        data = some_bytes(70_000, 29)
+        served.put(
+            "/v8/artifacts/q1?slug=q", data, x_artifact_duration="417", x_artifact_tag="c2ln"
+        )
+        served.put("/v8/artifacts/q2?slug=q", b"x", x_artifact_duration="soon")
+        asked = json.dumps({"hashes": ["q1", "q2", "q3", ""]}).encode()
+        found = served.ask("POST", "/v8/artifacts?slug=q", asked, Content_Type=JSON)
+        assert found.status == 200
+        assert json.loads(found.body) == {
+            "q1": {"size": len(data), "taskDurationMs": 417, "tag": "c2ln"},
+            "q2": {"size": 1, "taskDurationMs": 0},
+            "q3": None,
+            "": None,
+        }
+        elsewhere = served.ask("POST", "/v8/artifacts?slug=r", asked, Content_Type=JSON)
+        assert set(json.loads(elsewhere.body).values()) == {None}
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"{", b"[]", b'{"hashes": "x"}', b'{"hashes": [1]}', b'{"hashes": ["a\\u0000"]}',
+         b"[" * 60_000, b'{"hashes": ["\\ud800"]}'],
+        ids=range(8),
+    )  # fmt: skip
+    def test_what_is_no_query_is_refused(self, served: Served, body: bytes) -> None:
+        refused = served.ask("POST", "/v8/artifacts", body, Content_Type=JSON)
+        assert refused.status == 400
+        assert served.ask("POST", "/v8/artifacts", b" " * 70_000).status == 413
+        assert served.get("/v8/artifacts").status == 404
+        assert served.put("/v8/artifacts", b"x").status == 400
+
     def test_fields_are_bounded(self, served: Served) -> None:
         refused = served.put("/v8/artifacts/t", b"x", x_artifact_tag="t" * 601)
         assert refused.status == 400
