@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import socket
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -166,3 +168,26 @@ def test_idle_connections_do_not_hold_up_the_drain(start: Start) -> None:
     server.process.terminate()
     assert server.ends() == 0
     kept.close()
+
+
+def test_the_past_and_its_errors_outlive_who_keeps_them(start: Start) -> None:
+    server = start("--http", "127.0.0.1:0")
+
+    def told(page: str) -> Any:
+        try:
+            status, body = ask(server, "GET", f"/-/{page}")
+        except OSError:
+            return None
+        return json.loads(body) if status == 200 else None
+
+    def noted() -> set[tuple[str, str]]:
+        return {(what, code) for _, _, _, what, code, *_ in told("now")["notes"]}
+
+    before = told("past")["hour"]["at"]
+    assert ask(server, "PUT", f"/main/cas/{sha(b'a')}", b"b")[0] == 400
+    until(lambda: ("PUT", "400") in noted(), "its note")
+    server.kill(server.front())
+    until(lambda: told("past") is not None, "another front")
+    assert told("past")["hour"]["at"][0] == before[0]
+    assert {("PUT", "400"), ("cas.server.supervisor", "error")} <= noted()
+    assert ask(server, "GET", "/")[1].startswith(b"<!doctype html>")

@@ -93,7 +93,7 @@ function drawTiles() {
   byId("stored-bar").toggleAttribute("data-full", now.full);
   setText("evicted", short(grown("evicted")));
   const age = medianAge(now.evicted_ages);
-  setText("evicted-sub", `entries, ${bytes(grown("evicted_bytes"))} in this ${word}${age ? `; half were unused for ${age}` : ""}`);
+  setText("evicted-sub", `${bytes(grown("evicted_bytes"))} in this ${word}${age ? `, half unused for ${age}` : ""}`);
 }
 
 // What half of all that was evicted since the start had not been used for.
