@@ -28,6 +28,7 @@ from cas.errors import ConfigError
 from cas.options import (
     ADDRESS,
     FUNCTIONS,
+    HOSTS,
     OPTIONAL_PATH,
     PATH,
     SWITCH,
@@ -39,6 +40,7 @@ from cas.options import (
     size,
     whole,
 )
+from cas.reapi.hosts import Host
 
 T = TypeVar("T")
 
@@ -174,6 +176,18 @@ class Config:
     )
     compression: Compression = _option(
         choice("none", "zstd"), "none", "how blobs are stored that shrink"
+    )
+    fetch_hosts: tuple[Host, ...] = _option(
+        HOSTS,
+        (),
+        "hosts from which FetchBlob may fetch over HTTP(S): host, *.host, host:port; none is off",
+    )
+    fetch_private: bool = _option(
+        SWITCH, False, "fetch also from those of them that have no public address"
+    )
+    fetch_max_size: int = _option(size(1), 1 * GIB, "largest content that is fetched")
+    fetch_timeout: float = _option(
+        seconds(1, 86_400), 300.0, "seconds that one fetch may take, if its client allows as many"
     )
     require_references: bool = _option(
         SWITCH, False, "refuse an action result that names blobs which are absent"

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cas.digest import BY_NAME, Functions, functions
+from cas.reapi import hosts
+from cas.reapi.hosts import Host
 
 T = TypeVar("T")
 L = TypeVar("L", bound=str)
@@ -262,6 +264,25 @@ FUNCTIONS: Kind[Functions] = Kind(
     _functions_from_text,
     _functions_from_toml,
     lambda chosen: ",".join(function.name for function in chosen.all),
+)
+
+
+def _hosts_from_text(text: str) -> tuple[Host, ...]:
+    return () if text == "none" else tuple(map(hosts.parse, text.split(",")))
+
+
+def _hosts_from_toml(value: Any) -> tuple[Host, ...]:
+    if type(value) is list and all(type(name) is str for name in value):
+        return tuple(map(hosts.parse, value))
+    return _typed(_hosts_from_text, str)(value)
+
+
+HOSTS: Kind[tuple[Host, ...]] = Kind(
+    "none, or a list of host, *.host or host:port",
+    "HOST,…",
+    _hosts_from_text,
+    _hosts_from_toml,
+    lambda allowed: ",".join(map(str, allowed)) or "none",
 )
 
 SWITCH: Kind[bool] = Kind(

@@ -1,12 +1,14 @@
 """Fetch and Push: the Remote Asset API.
 
-Rule: what is kept, and until when, is `cas.reapi.assets`' to say; here are the messages.  What
-lies behind a URI is what a client has pushed; nothing is fetched from anywhere.
+Rule: what is kept, and until when, is `cas.reapi.assets`' to say, and `cas.reapi.origin`'s what
+may be fetched from where it is published; here are the messages.  What stands in the way outside
+of the server is told in the response's status.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -18,12 +20,15 @@ from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import SHA256, Digest
-from cas.errors import InvalidArgument
+from cas.errors import InvalidArgument, LimitExceeded, PermissionDenied, Unauthenticated
 from cas.pb import asset_pb2 as pb
 from cas.pb import remote_execution_pb2
-from cas.reapi import assets, authors
+from cas.reapi import assets, authors, integrity
 from cas.reapi.assets import Asset, Kind, Place
+from cas.reapi.integrity import Checksum
+from cas.reapi.origin import FetchError, Origins, Wanted, Why
 from cas.store.interface import BlobStore
+from cas.store.pending import Pending
 
 if TYPE_CHECKING:
     from cas.rpc.handler import Context, Runtime
@@ -36,12 +41,33 @@ PushRequest = pb.PushBlobRequest | pb.PushDirectoryRequest
 Response = TypeVar("Response", pb.FetchBlobResponse, pb.FetchDirectoryResponse)
 
 
+CHECKSUM = "checksum.sri"
+CANONICAL_ID = "bazel.canonical_id"
+"""What Bazel tells downloads apart by; nothing of their content."""
+
+_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+_CODES: dict[Why, grpc.StatusCode] = {
+    "absent": grpc.StatusCode.NOT_FOUND,
+    "refused": grpc.StatusCode.PERMISSION_DENIED,
+    "late": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "broken": grpc.StatusCode.ABORTED,
+    "too large": _EXHAUSTED,
+}
+
+
 class Assets:
     """The servicer of both services."""
 
     def __init__(
-        self, store: BlobStore, runtime: Runtime, limits: Limits, gate: Gate | None = None
+        self,
+        store: BlobStore,
+        runtime: Runtime,
+        limits: Limits,
+        gate: Gate | None = None,
+        origins: Origins | None = None,
     ) -> None:
+        """Without `origins` only what was pushed is found."""
+        self._origins = origins
         self._store = store
         self._runtime = runtime
         self._limits = limits
@@ -88,6 +114,8 @@ class Assets:
     ) -> pb.FetchBlobResponse:
         response = pb.FetchBlobResponse()
         found = self._find(request, "blob", response, context)
+        if found is None and self._origins is not None and self._may_fetch(context):
+            found = await self._fetch(self._origins, request, response, context)
         if found is not None:
             response.blob_digest.CopyFrom(_message(found.digest))
         return response
@@ -129,6 +157,60 @@ class Assets:
             f"{' and as new as asked for' * bool(oldest)}"
         )
         return None
+
+    # --- from an origin
+
+    def _may_fetch(self, context: Context) -> bool:
+        """It writes: who may not gets what is here."""
+        try:
+            return self._gate is None or self._gate.keeps(context)
+        except (PermissionDenied, Unauthenticated):
+            return False
+
+    async def _fetch(
+        self,
+        origins: Origins,
+        request: pb.FetchBlobRequest,
+        response: pb.FetchBlobResponse,
+        context: Context,
+    ) -> Asset | None:
+        """What the first of the origins gives; what stands in the way goes into the response."""
+        urls = [uri for uri in request.uris if uri.startswith(("http://", "https://"))]
+        if not urls:
+            return None
+        function = self._limits.functions.by_number[response.digest_function]
+        qualifiers = assets.qualifiers_of(request.qualifiers)
+        checksums = _checksums(qualifiers)
+        seconds = origins.options.timeout
+        if request.HasField("timeout"):
+            given = request.timeout.seconds + request.timeout.nanos / 10**9
+            if given <= 0:
+                raise InvalidArgument(f"timeout is {given:g} s; expected more than 0")
+            seconds = min(seconds, given)
+        place = Place(context.instance, "blob", function, qualifiers)
+        until = time.monotonic() + seconds
+        for url in urls:
+            began = _now()
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            response.uri = url
+            try:
+                wanted = Wanted(url, function, checksums, left)
+                keep = partial(self._keep, place, url, began)
+                digest = await self._runtime.wait(origins.begin(wanted, keep))
+            except (FetchError, LimitExceeded) as error:
+                code = _CODES[error.why] if isinstance(error, FetchError) else _EXHAUSTED
+                response.status.code = status.number(code)
+                response.status.message = str(error)
+                continue
+            response.ClearField("status")
+            response.qualifiers.extend(request.qualifiers)
+            return Asset(url, digest, began, None)
+        return None
+
+    def _keep(self, place: Place, url: str, began: int, digest: Digest) -> Pending[None]:
+        return assets.keep_fetched(self._store, place, Asset(url, digest, began, None))
 
     # --- Push ------------------------------------------------------------------------
 
@@ -178,6 +260,15 @@ class Assets:
                 directories=directories,
                 author=author,
             )
+
+
+def _checksums(qualifiers: assets.Qualifiers) -> list[Checksum]:
+    """Raises InvalidArgument for a qualifier that a fetch cannot hold content to."""
+    for name, _ in qualifiers:
+        if name not in {CHECKSUM, CANONICAL_ID}:
+            raise InvalidArgument(f"{digests.shorten(name)} not supported: no fetch can hold to it")
+    given = dict(qualifiers).get(CHECKSUM)
+    return [] if given is None else integrity.parse(given)
 
 
 def _message(digest: Digest) -> remote_execution_pb2.Digest:

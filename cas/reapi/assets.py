@@ -19,6 +19,7 @@ from cas.reapi.instances import namespace
 from cas.reapi.references import Named, expand
 from cas.reapi.runtime import Runtime
 from cas.store.interface import BlobStore, NewValue
+from cas.store.pending import Pending
 
 Kind = Literal["blob", "directory"]
 
@@ -121,6 +122,13 @@ async def keep(
     meta = json.dumps({"since": asset.since, "expires": asset.expires}).encode()
     new = NewValue(asset.digest, None, meta, author, more)
     await runtime.wait(store.put_value(_namespace(place), _key(place, asset.uri), new))
+
+
+def keep_fetched(store: BlobStore, place: Place, asset: Asset, author: str = "") -> Pending[None]:
+    """Keeps a blob that was fetched just now."""
+    meta = json.dumps({"since": asset.since, "expires": asset.expires}).encode()
+    new = NewValue(asset.digest, None, meta, author)
+    return store.put_value(_namespace(place), _key(place, asset.uri), new)
 
 
 def digests_of(messages: Iterable[pb.Digest], function: Function) -> list[Digest]:

@@ -19,6 +19,7 @@ from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
 from cas.metrics.readiness import Watch
 from cas.metrics.tools import Tools
+from cas.reapi.origin import OriginOptions, Origins
 from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
 from cas.server import access, health, process, reflection, tls
@@ -40,11 +41,15 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         if allowed is not None:
             opened.callback(allowed.close)
             gate = Gate(allowed, engine.runtime)
+        origins = None
+        if config.fetch_hosts:
+            origins = Origins(store, _origin_options(config))
+            opened.callback(origins.close)
         checks = health.Health(engine.runtime)
         names = [*service.SERVICES, admin.SERVICE, health.SERVICE]
         engine.add_generic_rpc_handlers(
             [
-                *service.handlers(store, engine.runtime, _limits(config), EOF, gate),
+                *service.handlers(store, engine.runtime, _limits(config), EOF, gate, origins),
                 admin.Admin(store.administration(), engine.runtime, gate).handler(),
                 checks.handler(),
                 reflection.handler(names, gate),
@@ -82,6 +87,15 @@ def _limits(config: Config) -> Limits:
         max_batch_total_size=config.max_batch_total_size,
         require_references=config.require_references,
         max_uploads_per_client=config.max_uploads_per_client,
+    )
+
+
+def _origin_options(config: Config) -> OriginOptions:
+    return OriginOptions(
+        hosts=config.fetch_hosts,
+        private=config.fetch_private,
+        max_size=min(config.fetch_max_size, config.max_blob_size),
+        timeout=config.fetch_timeout,
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cas import config, options
 from cas.digest import BLAKE3, FUNCTIONS, SHA256, functions
 from cas.options import TcpAddress, UnixAddress
+from cas.reapi import hosts
 
 exactly = settings(derandomize=True, max_examples=200, deadline=None)
 
@@ -122,6 +123,13 @@ def test_written_seconds_read_back(number: float) -> None:
 
 OPTIONAL_PATHS = st.one_of(st.none(), st.from_regex(r"/[a-z/. ]{1,20}", fullmatch=True).map(Path))
 
+HOST_PATTERNS = st.builds(
+    hosts.Host,
+    st.from_regex(r"[a-z][a-z0-9.-]{4,30}", fullmatch=True) | st.just("::1"),
+    st.just(False),
+    st.none() | st.integers(1, 65_535),
+)
+
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "dir": st.from_regex(r"[a-z~/. ]{1,20}", fullmatch=True).map(Path),
     "grpc": st.one_of(TCP, UNIX, st.none()),
@@ -158,6 +166,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "inline_threshold": st.integers(0, 2**20),
     "direct_threshold": st.integers(0, options.MAX_SIZE),
     "compression": st.sampled_from(["none", "zstd"]),
+    "fetch_hosts": st.lists(HOST_PATTERNS, unique=True).map(tuple),
+    "fetch_private": st.booleans(),
+    "fetch_max_size": st.integers(1, options.MAX_SIZE),
+    "fetch_timeout": st.floats(1, 86_400),
     "require_references": st.booleans(),
     "verify_reads": st.booleans(),
     "scrub_period": st.floats(0, 31_536_000),

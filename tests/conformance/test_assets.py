@@ -5,15 +5,19 @@ Each test's docstring says which sentence of remote_asset.proto's comments it ho
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
 import pytest
 from blake3 import blake3
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -22,7 +26,7 @@ from cas.pb import asset_pb2 as ra
 from cas.pb import remote_execution_pb2 as pb
 from tests.conformance.client import Blob, Client, fails, fresh, message
 from tests.conformance.conftest import Start
-from tests.conformance.serving import PATIENCE
+from tests.conformance.serving import PATIENCE, Server
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 OK, NOT_FOUND = 0, grpc.StatusCode.NOT_FOUND.value[0]
@@ -277,6 +281,113 @@ def test_strange_but_different_names_are_different(client: Client) -> None:
     for name, value in pairs:
         found = fetch(client, uri, qualifiers=[ra.Qualifier(name=name, value=value)])
         assert found.blob_digest == blobs[name, value].digest
+
+
+@pytest.fixture
+def origin() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A web server's URL, and what it has."""
+    held: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            data = held.get(self.path)
+            self.send_response(404 if data is None else 200)
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", held
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetching(start: Start, url: str, *more: str) -> Server:
+    """A server that fetches from there."""
+    return start("--fetch-hosts", url.removeprefix("http://"), "--fetch-private", *more)
+
+
+def sri(data: bytes) -> list[ra.Qualifier]:
+    encoded = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    return [ra.Qualifier(name="checksum.sri", value=f"sha256-{encoded}")]
+
+
+def test_what_is_at_its_origin_is_fetched_once(
+    start: Start, origin: tuple[str, dict[str, bytes]]
+) -> None:
+    """Fetch: servers may fetch content that they do not have, may cache it and reuse it, subject to
+    oldest_content_accepted; what is fetched is in the CAS, and matches all qualifiers."""
+    url, held = origin
+    old, new = fresh(200_000), fresh(300)
+    held["/a"] = old.data
+    with Client(fetching(start, url).address) as client:
+        found = fetch(client, "urn:x", f"{url}/none", f"{url}/a")
+        assert (found.status.code, found.uri) == (OK, f"{url}/a")
+        assert found.blob_digest == old.digest
+        assert client.read(old.name) == old.data
+        held["/a"] = new.data
+        assert fetch(client, f"{url}/a").blob_digest == old.digest
+        assert fetch(client, f"{url}/a", qualifiers=sri(new.data)).blob_digest == new.digest
+        now = time.time()
+        later = fetch(client, f"{url}/a", oldest_content_accepted=stamp(now))
+        assert later.blob_digest == new.digest
+        assert fetch(client, f"{url}/a").blob_digest == new.digest
+        # What was pushed counts before what could be fetched.
+        client.put(pushed := fresh(40))
+        push(client, pushed, f"{url}/b")
+        assert fetch(client, f"{url}/b").blob_digest == pushed.digest
+
+
+def test_what_stands_in_the_way_is_told_inline(
+    start: Start, origin: tuple[str, dict[str, bytes]]
+) -> None:
+    """FetchBlobResponse.status: NOT_FOUND, PERMISSION_DENIED, ABORTED, RESOURCE_EXHAUSTED."""
+    url, held = origin
+    held["/a"], held["/large"] = b"content", bytes(20_000)
+    aborted, denied, exhausted = (
+        grpc.StatusCode[name].value[0]
+        for name in ("ABORTED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")
+    )
+    with Client(fetching(start, url, "--fetch-max-size", "10000").address) as client:
+        assert fetch(client, f"{url}/none").status.code == NOT_FOUND
+        assert fetch(client, f"{url}/a", qualifiers=sri(b"other")).status.code == aborted
+        assert client.missing(Blob(b"content"))
+        assert fetch(client, "http://example.org/a").status.code == denied
+        found = fetch(client, f"{url}/large")
+        assert (found.status.code, found.uri) == (exhausted, f"{url}/large")
+        # No directory is made of what is fetched.
+        assert fetch_directory(client, f"{url}/a").status.code == NOT_FOUND
+        with fails(INVALID, "'branch' not supported"):
+            fetch(client, f"{url}/a", qualifiers=qualified(branch="main"))
+        with fails(INVALID, "checksum"):
+            fetch(client, f"{url}/a", qualifiers=[ra.Qualifier(name="checksum.sri", value="x")])
+        with fails(INVALID, "timeout"):
+            fetch(client, f"{url}/a", timeout=Duration(seconds=-1))
+
+
+def test_nothing_is_fetched_for_who_may_not_write(
+    start: Start, origin: tuple[str, dict[str, bytes]]
+) -> None:
+    """Design §1: roles; a fetch writes."""
+    url, held = origin
+    held["/a"] = b"content"
+    with Client(fetching(start, url, "--anonymous", "read").address) as client:
+        assert fetch(client, f"{url}/a").status.code == NOT_FOUND
+        assert client.missing(Blob(b"content"))
+
+
+def test_nothing_is_fetched_unless_hosts_are_allowed(
+    client: Client, origin: tuple[str, dict[str, bytes]]
+) -> None:
+    """Push: a minimal Fetch returns NOT_FOUND for what was not pushed."""
+    url, held = origin
+    held["/a"] = b"content"
+    assert fetch(client, f"{url}/a").status.code == NOT_FOUND
 
 
 def test_it_outlives_the_server(start: Start) -> None:
