@@ -34,9 +34,9 @@ def directory(tmp_path: Path) -> Path:
 def test_fsck_tells_repairs_and_is_content(directory: Path) -> None:
     ended = cas("fsck", "--dir", str(directory))
     assert ended.returncode == 0, ended.stderr
+    entries = 2 + len(FUNCTIONS)
     assert ended.stdout.splitlines() == [
-        f"{2 + len(FUNCTIONS)} entries, 1 files (146.5 KiB), 0 uploads (0 B), "
-        "0 in quarantine (0 B)",
+        f"{entries} entries, 1 files (146.5 KiB), 0 uploads (0 B), 0 in quarantine (0 B)",
         "clean",
     ]
     orphan = Layout(directory).blob(digests.of(b"orphan"), 7)
