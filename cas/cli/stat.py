@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from cas.store.stat import Amount, Stat
 
 DESCRIPTION = """\
-Counts what a store holds: blobs, action results, unfinished uploads, quarantine, the index, and
-how old entries are. A server may run meanwhile.
+Counts what a store holds: blobs, action results, unfinished uploads, quarantine, the index, how
+old entries are, and how often what clients asked for was there (as of a minute ago, for a server
+that runs meanwhile).
 
 Exit codes: 0 done, 1 not done, 2 a wrong option.
 """
@@ -71,6 +72,12 @@ def _print(stat: Stat) -> None:
         print(f"  {'zstd decoded':20}{'':>14}{content:>14}")
     used = store.size(stat.index_used_bytes)
     print(f"  {'index on disk':20}{'':>14}{store.size(stat.index_bytes):>14} ({used} used)")
+    for name, kind in (("action results", "action"), ("values", "value")):
+        rate = stat.hit_rate(kind)
+        if rate is not None and stat.lookups is not None and stat.lookups_since is not None:
+            asked = stat.lookups[f"{kind}_hits"] + stat.lookups[f"{kind}_misses"]
+            day = time.strftime("%Y-%m-%d", time.localtime(stat.lookups_since))
+            print(f"  {name + ' found':20}{rate:>14.1%} of {asked:,} asked for since {day}")
     for title, classes in (("last used", stat.last_used), ("written", stat.written)):
         print(f"{title} less than … ago")
         for name, amount in classes.items():

@@ -8,16 +8,22 @@ steps is short.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
+from collections.abc import Callable
 
 from cas.config import Config
 from cas.index.lmdb import Index
+from cas.metrics import families
+from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
+from cas.metrics.readiness import total
 from cas.server import process, stores
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
+from cas.store import hits
 from cas.store.files import Files
 from cas.store.janitor import Janitor
 from cas.store.layout import Layout
@@ -25,6 +31,8 @@ from cas.store.opening import open_index
 from cas.store.scrub import PacedScrub
 from cas.store.space import Space
 from cas.store.usage import Meter
+
+log = logging.getLogger("cas.server")
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
@@ -41,6 +49,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         options = stores.janitor_options(config)
         janitor = Janitor(layout, index, files, space, meter, options, metrics=metrics)
         scrub = _scrub(config, layout, index, files, metrics)
+        keeper = _hits(task, layout, files)
 
         link.tell(Event(READY))
         beat_due = 0.0
@@ -52,6 +61,21 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
                 beat_due = time.monotonic() + BEAT_INTERVAL
                 if scrub is not None:
                     scrub.step()
+                _note(keeper.step)
+        _note(keeper.save)
+
+
+def _hits(task: Task, layout: Layout, files: Files) -> hits.Keeper:
+    board = Board(task.board)
+    started = total(board.read()).value(families.STARTED_AT)
+    return hits.Keeper(layout, files, started, lambda: hits.counted(total(board.read())))
+
+
+def _note(save: Callable[[], None]) -> None:
+    try:
+        save()
+    except OSError as error:
+        log.error("hits cannot be written down", extra={"error": str(error)})
 
 
 def _scrub(

@@ -11,6 +11,7 @@ Rule: pure; digests, upload names and generations to paths and back.  The tree:
     DIR/staging/<first byte>/<hash of the upload's name>        uploads in progress
     DIR/quarantine/     what failed verification after it was stored
     DIR/scrub           how far the background scrub is
+    DIR/hits            how often what was asked for was there
 
 A blob's file carries a generation, drawn for each write of it, so that evicting
 one copy can never remove the file of another that is being written meanwhile.
@@ -70,6 +71,10 @@ class Layout:
     @property
     def scrub(self) -> Path:
         return self.root / "scrub"
+
+    @property
+    def hits(self) -> Path:
+        return self.root / "hits"
 
     def shards(self, functions: Iterable[Function] = FUNCTIONS) -> list[Path]:
         """Every directory that may hold blobs, of some `functions` only if those are given;

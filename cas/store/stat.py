@@ -15,6 +15,7 @@ from typing import Any
 from cas.digest import from_key
 from cas.index.lmdb import Index
 from cas.index.records import ACTION, FILE, INLINE, PACKED, PACKED_INLINE, VALUE, minutes
+from cas.store import hits
 from cas.store.files import entries
 from cas.store.layout import FORMAT_VERSION, Layout
 
@@ -69,8 +70,20 @@ class Stat:
     written: dict[str, Amount] = field(default_factory=_classes)
     """Entries by the time since they were written."""
 
+    lookups: dict[str, int] | None = None
+    """`hits.NAMES`: what servers of this store were asked for, and whether it was there; None
+    where nobody has asked yet."""
+    lookups_since: float | None = None
+    """Seconds since the epoch."""
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def hit_rate(self, kind: str) -> float | None:
+        """Of "action" or "value" lookups; None where there were none."""
+        found = self.lookups or {}
+        hit, missed = found.get(f"{kind}_hits", 0), found.get(f"{kind}_misses", 0)
+        return hit / (hit + missed) if hit + missed else None
 
 
 def take(
@@ -108,6 +121,9 @@ def take(
     for shard in layout.staging_shards():
         _add(stat.uploads, shard)
     _add(stat.quarantine, layout.quarantine)
+    kept = hits.load(layout)
+    if kept is not None:
+        stat.lookups, stat.lookups_since = kept.all(), kept.since
     return stat
 
 
