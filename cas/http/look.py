@@ -130,7 +130,8 @@ def _results(
                 record = records.written(instance, digest)
             except NotFound:
                 continue
-            told.append({"instance": instance, **_result(store, name.function, record)})
+            about = {"instance": instance, "action": f"{name.function.name}/{name.hash.hex()}"}
+            told.append({**about, **_result(store, name.function, record)})
     return told
 
 

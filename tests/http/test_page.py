@@ -243,6 +243,7 @@ def test_directories_trees_and_results_lead_to_each_other(watched: Watched) -> N
     (found,) = told["results"]
     assert (found["exit_code"], found["missing"], found["references"]) == (1, 0, 1)
     assert found["stdout"]["text"] == "said"
+    assert found["action"] == f"sha256/{key}"
     assert "author" not in found
     assert watched.json("/-/look", digest=key, instance="")["results"] == []
 

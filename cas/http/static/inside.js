@@ -59,12 +59,12 @@ function drawn(found, asked) {
   if (!blob && !results.length) {
     return [heading("Nothing here", asked), el("div.panel", null,
       el("p", null, "No blob has this digest, and no action result is kept under it", asked.instance !== undefined && asked.instance !== "*" ? " in that instance" : "", "."),
-      el("dl.facts", null, ...found.asked.flatMap((text) => fact("Asked for", hash(text), true))))];
+      el("dl.facts", null, ...fact("Asked for", el("div", null, ...found.asked.flatMap((text, place) => place ? [el("br"), hash(text)] : [hash(text)])), true)))];
   }
   const title = blob ? KINDS[blob.kind] : "Action result";
   const parts = [heading(title, asked)];
   if (blob) parts.push(drawnBlob(blob, asked));
-  for (const result of results) parts.push(drawnResult(result, asked, !blob && results.length === 1 ? found.asked[0] : null));
+  for (const result of results) parts.push(drawnResult(result, asked, blob ? null : result.action));
   return parts;
 }
 
