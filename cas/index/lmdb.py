@@ -202,6 +202,16 @@ class Index:
         with self._read() as txn:
             return self._present(txn, keys)
 
+    def check(self) -> None:
+        """Raises CasError when this process can use the index no more: after a fault at the one
+        write that LMDB cannot undo it refuses everything, and only opening it anew helps."""
+        try:
+            self._env.begin().abort()
+        except lmdb.PanicError as error:
+            raise _translate(error, self.path) from error
+        except lmdb.Error:
+            return  # May pass; whoever reads is told.
+
     @_reads
     def contains(self, key: bytes) -> bool:
         with self._read() as txn:
@@ -691,6 +701,8 @@ def _translate(error: lmdb.Error, path: Path | None = None) -> CasError:
     where = f" in {path}" if path is not None else ""
     if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or _was_cut_short(error, path):
         return NoSpace(f"the index{where} has no room left: {error}")
+    if isinstance(error, lmdb.PanicError):
+        return CasError(f"the index{where} is of no use to this process any more: {error}")
     if isinstance(error, _DAMAGE):
         return DataLoss(f"the index{where} is damaged ({error}); {WAY_OUT}")
     return CasError(f"the index{where} failed: {error}")

@@ -64,6 +64,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         link.tell(Event(READY))
         history.keep(time.time())
         while not link.stop_requested(BEAT_INTERVAL):
+            store.check()
             # Liveness must come from the server's own loop, not from this thread.
             if server.alive(BEAT_INTERVAL):
                 link.tell(Event(BEAT))

@@ -57,6 +57,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         while not link.stop_requested(pause):
             pause = janitor.step()
             if time.monotonic() >= beat_due:
+                index.check()
                 link.tell(Event(BEAT))
                 beat_due = time.monotonic() + BEAT_INTERVAL
                 if scrub is not None:

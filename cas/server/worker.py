@@ -67,6 +67,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         checks.serving(names)
         link.tell(Event(READY))
         while not link.stop_requested(BEAT_INTERVAL):
+            store.check()
             # Liveness must come from the engine's own loop, not from this thread.
             if engine.alive(BEAT_INTERVAL):
                 link.tell(Event(BEAT))

@@ -381,6 +381,10 @@ class LocalStore:
 
     # --- life ------------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raises CasError when only another process can go on with this store."""
+        self._index.check()
+
     def close(self) -> None:
         self._committer.close()
         self._space.close()

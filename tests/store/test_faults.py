@@ -8,12 +8,13 @@ this machine lets tests mount one.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,46 @@ def test_a_disk_that_is_full(volume: Path) -> None:
     # It opens, and serves.
     with closing(open_store(volume / "store")) as store:
         assert read(store, acknowledged[0]) == b"first"
+
+
+def test_the_one_write_that_lmdb_cannot_undo(tmp_path: Path) -> None:
+    """Its process is of no use from then on, says so, and is replaced; nothing is lost."""
+    prepare(tmp_path / "store").close()
+    with closing(open_store(tmp_path / "store")) as store:
+        kept = put(store, HERE)
+        store.check()
+        with file_descriptor_broken(tmp_path / "store/index/data.mdb", os.O_DSYNC):
+            with pytest.raises(CasError, match="failed"):
+                put(store, b"first")
+            with pytest.raises(CasError, match="of no use to this process"):
+                put(store, b"second")
+        with pytest.raises(CasError, match="of no use to this process"):
+            store.check()
+    with closing(open_store(tmp_path / "store")) as store:
+        store.check()
+        assert read(store, kept) == HERE
+        put(store, b"second")
+
+
+@contextmanager
+def file_descriptor_broken(path: Path, flag: int) -> Iterator[None]:
+    """The process's own descriptor of `path` that was opened with `flag` cannot be written to."""
+    [broken] = [
+        fd
+        for fd in map(int, os.listdir("/proc/self/fd"))
+        if os.path.exists(f"/proc/self/fd/{fd}")
+        and os.path.realpath(f"/proc/self/fd/{fd}") == os.path.realpath(path)
+        and fcntl.fcntl(fd, fcntl.F_GETFL) & flag
+    ]
+    whole = os.dup(broken)
+    reader = os.open(path, os.O_RDONLY)
+    os.dup2(reader, broken)
+    try:
+        yield
+    finally:
+        os.dup2(whole, broken)
+        os.close(whole)
+        os.close(reader)
 
 
 def test_a_disk_that_turns_read_only(volume: Path) -> None:
