@@ -15,7 +15,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from . import bazel, buildgrid, casd, ccache, gradle, moon, nx, sccache, server, turborepo
+from . import (
+    bazel,
+    buildgrid,
+    buildstream,
+    casd,
+    ccache,
+    gradle,
+    moon,
+    nx,
+    sccache,
+    server,
+    turborepo,
+)
 from .check import Bench, Check
 from .errors import CheckError, NotInstalled, NotServed, Skipped
 from .install import install
@@ -31,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     *moon.CHECKS,
     *buildgrid.CHECKS,
     *casd.CHECKS,
+    *buildstream.CHECKS,
     *ccache.CHECKS,
     *sccache.CHECKS,
     *turborepo.CHECKS,

@@ -123,6 +123,22 @@ def _casd(tools: Tools) -> None:
     _stamp(home, (BUILDSTREAM_VERSION,))
 
 
+def _buildstream(tools: Tools) -> None:
+    # It asks for a sandbox whether a build needs one or not.
+    _apt({"bubblewrap": Path("/usr/bin/bwrap")})
+    home = tools.bst.parents[1]
+    if _stamped(home, (BUILDSTREAM_VERSION,)) and tools.bst.exists():
+        return
+    shutil.rmtree(home, ignore_errors=True)
+    _command("make a virtual environment", [sys.executable, "-m", "venv", home])
+    # One thing that it needs is published as source only.
+    flags = (*_PIP_FLAGS, "--no-binary=pluginbase")
+    pip: list[str | Path] = [home / "bin/python", "-m", "pip", "install", *flags]
+    _command("install BuildStream from PyPI", [*pip, f"BuildStream=={BUILDSTREAM_VERSION}"])
+    _command("run bst", [tools.bst, "--version"])
+    _stamp(home, (BUILDSTREAM_VERSION,))
+
+
 def _ccache(tools: Tools) -> None:
     _apt({"ccache": tools.ccache, "g++": _COMPILER})
 
@@ -160,6 +176,7 @@ _STEPS: dict[str, tuple[Callable[[Tools], None], ...]] = {
     "buildgrid": (_buildgrid,),
     # BuildGrid's client is what drives it.
     "casd": (_buildgrid, _casd),
+    "buildstream": (_buildstream,),
     "ccache": (_ccache,),
     "sccache": (_sccache,),
     "turborepo": (_turborepo,),

@@ -26,6 +26,7 @@ CLIENTS = (
     "moon",
     "buildgrid",
     "casd",
+    "buildstream",
     "ccache",
     "sccache",
     "turborepo",
@@ -71,6 +72,10 @@ class Tools:
     @property
     def casd(self) -> Path:
         return self.root / "buildbox/buildbox-casd"
+
+    @property
+    def bst(self) -> Path:
+        return self.root / "buildstream/bin/bst"
 
     @property
     def ccache(self) -> Path:
