@@ -22,6 +22,7 @@ from cas.errors import BlobTooLarge, InvalidArgument
 from cas.http.headers import whole_number
 from cas.http.runtime import LoopRuntime
 from cas.http.status import Refused
+from cas.reapi.blobs import has_room
 from cas.store.interface import BlobStore, Spool
 from cas.store.pending import Pending
 
@@ -156,6 +157,7 @@ class Body:
         expected: bytes | None = None,
     ) -> tuple[Digest, Pending[None]]:
         """The content, `begun` before it, as a blob; see `Spool.finish`."""
+        await has_room(store, runtime, self.size or 0)
         spool = store.spool(function, self.size)
         try:
             sink: _Plain | _Zstd = _Zstd(spool, self) if self.encoded else _Plain(spool, self)

@@ -11,6 +11,7 @@ import asyncio
 
 from cas.digest import Digest
 from cas.http.runtime import LoopRuntime
+from cas.reapi.blobs import has_room
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending
 
@@ -32,6 +33,7 @@ class Writer:
         if digest.size <= self._store.inline_threshold:
             pending = self._store.put([(digest, data)])[0]
         else:
+            await has_room(self._store, self._runtime, digest.size)
             begun: asyncio.Future[Pending[None]] = asyncio.get_running_loop().create_future()
             self._waiting.append((digest, data, begun))
             if self._turn is None:

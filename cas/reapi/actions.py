@@ -10,6 +10,7 @@ from cas import digest as digests
 from cas.digest import Digest, Function
 from cas.errors import MissingReferences, NotFound
 from cas.pb import remote_execution_pb2 as pb
+from cas.reapi.blobs import has_room
 from cas.reapi.references import References, expand, named_by
 from cas.reapi.runtime import Runtime
 from cas.store.interface import Action, BlobStore, NewAction
@@ -91,6 +92,7 @@ async def _keep_inlined(
     blobs = [
         (digests.parse(digest.hash, digest.size_bytes, function), data) for digest, data in inlined
     ]
+    await has_room(store, runtime, sum(digest.size for digest, _ in blobs))
     for pending in await runtime.offload(store.put, blobs):
         await runtime.wait(pending)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
 
+from cas.digest import Digest, Function
 from cas.errors import NoSpace
 from cas.http.context import HttpLimits
 from cas.pb import remote_execution_pb2 as pb
-from cas.store.memory import MemoryStore
+from cas.store.interface import Buffer
+from cas.store.memory import MemorySpool, MemoryStore
 from cas.store.pending import Pending, failed
 from tests.http.serving import MAX_MESSAGE, Served, local_store, serving, sha, some_bytes
 
@@ -257,6 +261,49 @@ def test_a_full_store_is_507() -> None:
         for path in (f"/cas/{sha(b'data')}", "/cache/k", f"/ac/{sha(b'x')}"):
             full = own.put(path, b"data")
             assert (full.status, full.text) == (507, "no room on disk\n")
+
+
+class Tight(MemoryStore):
+    """A store that has room for what was waited for, and for nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.granted = 0
+
+    def room(self, size: int, /) -> Pending[None]:
+        pending: Pending[None] = Pending()
+
+        def grant() -> None:
+            self.granted += size
+            pending.resolve(None)
+
+        threading.Timer(0.05, grant).start()
+        return pending
+
+    def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
+        if sum(digest.size for digest, _ in blobs) > self.granted:
+            return [failed(NoSpace("not waited for")) for _ in blobs]
+        return super().put(blobs)
+
+    def spool(self, function: Function, size: int | None, /) -> MemorySpool:
+        if (size or 0) > self.granted:
+            raise NoSpace("not waited for")
+        return super().spool(function, size)
+
+
+def test_what_needs_a_file_waits_for_room() -> None:
+    result = pb.ActionResult()
+    result.output_files.add(path="x", contents=some_bytes(100_000, 32)).digest.CopyFrom(
+        pb.Digest(hash=sha(some_bytes(100_000, 32)), size_bytes=100_000)
+    )
+    for path, data in (
+        (f"/cas/{sha(some_bytes(100_000, 30))}", some_bytes(100_000, 30)),
+        (f"/cas/{sha(some_bytes(3_000_000, 31))}", some_bytes(3_000_000, 31)),
+        (f"/ac/{sha(b'action')}", result.SerializeToString()),
+    ):
+        with serving(Tight()) as own:
+            put = own.put(path, data)
+            assert (put.status, put.text) == (200, "")
 
 
 def test_what_was_kept_survives_the_process(tmp_path: Path) -> None:
