@@ -17,7 +17,7 @@ from cas.client.progress import Progress
 from cas.client.scan import Found, Place, Scan, groups, hash_group, recall, scan
 from cas.client.source import Blob, Bytes, File
 from cas.client.statcache import StatCache
-from cas.client.transfer import together
+from cas.client.transfer import tasks, together
 from cas.client.tree import FileNode, Folders, Listing
 from cas.digest import SHA256, Digest, Function
 
@@ -85,7 +85,7 @@ async def send_files(
         known = await client.run(known_files.load, root) if known_files else {}
         unknown = await client.run(recall, files, known, function)
         waves = _Waves(client, found, progress)
-        async with asyncio.TaskGroup() as group:
+        async with tasks() as group:
             group.create_task(waves.send([file for file in files if file.digest is not None]))
             for some in _by_wave(unknown):
                 # Not more than a few waves ahead of the network.

@@ -6,7 +6,8 @@ Rule: what one transfer needs for itself; which requests are made is `cas.client
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -189,12 +190,20 @@ def batches(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[li
 
 async def together(work: Iterable[Awaitable[T]]) -> list[T]:
     """All results; the first failure ends the rest, and is raised as it is."""
+    async with tasks() as group:
+        begun = [group.create_task(_awaited(one)) for one in work]
+    return [task.result() for task in begun]
+
+
+@asynccontextmanager
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group of tasks; the first failure, also the block's, ends the rest, and is raised as it
+    is."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_awaited(one)) for one in work]
+            yield group
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 async def _awaited(work: Awaitable[T]) -> T:

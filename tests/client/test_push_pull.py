@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from cas import digest as digests
 from cas.client import statcache, tree
 from cas.client.blobcache import BlobCache, Links
-from cas.client.errors import BadTree
+from cas.client.errors import BadTree, Unavailable
 from cas.client.progress import Progress
+from cas.client.retry import Retry
 from cas.client.source import of_bytes
 from cas.client.sync import Client
 from cas.client.tree import FileNode, FolderNode, LinkNode, Listing
@@ -304,3 +305,11 @@ def test_a_plain_tree_has_the_digest_that_other_clients_give_it(tmp_path: Path) 
         symlinks=[pb.SymlinkNode(name="l", target="dir")],
     )
     assert tree.encode(outer) == by_hand.SerializeToString(deterministic=True)
+
+
+def test_a_failure_is_raised_as_it_is(tmp_path: Path) -> None:
+    """Not as one of a group, which nobody who catches it would know."""
+    trees.make(tmp_path / "in")
+    once = Retry(attempts=1, first=0.01)
+    with Client("grpc://127.0.0.1:1", retry=once) as client, pytest.raises(Unavailable):
+        client.push_tree(tmp_path / "in")
