@@ -126,12 +126,12 @@ class PackedWriter:
             self._sizes.append((len(parts[-1]), len(content)))
             if not _is_worthwhile(self._sizes[0]):
                 return False
-        self._write(b"".join(parts))
+        self._write(parts)
         return True
 
     def finish(self) -> tuple[int, int]:
         """The file's descriptor, which is the caller's now, and its size."""
-        self._write(table(self._sizes))
+        self._write([table(self._sizes)])
         fd = self._fd
         assert fd is not None
         self._fd = None
@@ -144,19 +144,20 @@ class PackedWriter:
             self._files.remove(self.path)
             self._files.close(fd)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, parts: list[bytes]) -> None:
         if self._fd is None:
             self._fd = self._files.create(self.path)
             if self._fd is None:
                 raise FileExistsError(f"{self.path} exists")
             self._files.hold(self._fd)
-        self._admission.reserve(len(data))
+        size = sum(map(len, parts))
+        self._admission.reserve(size)
         try:
-            self._at = self._files.write(self._fd, [data], self._at)
+            self._at = self._files.write(self._fd, parts, self._at)
         except BaseException:
-            self._admission.release(len(data))
+            self._admission.release(size)
             raise
-        self._admission.written(len(data))
+        self._admission.written(size)
 
 
 class PackedReader:

@@ -434,7 +434,8 @@ class LocalUpload:
                 if self._packing is not None:
                     self._pack(part)
                 self._top_up()
-            if self._uploads.strict:
+            # What is packed as it comes goes soon.
+            if self._uploads.strict and self._packing is None:
                 files.start_writing_back(self._fd)
         finally:
             files.unguard(self._fd)
