@@ -57,25 +57,28 @@ export function short(value) {
   return value >= 100 ? whole.format(Math.round(value)) : three.format(value);
 }
 
+// Between a number and its unit no line ends.
+export const GAP = "\u00a0";
+
 export function bytes(value) {
   let size = value;
   for (const unit of ["B", "KiB", "MiB", "GiB", "TiB"]) {
     if (Math.abs(size) < 1000 || unit === "TiB") {
-      return `${Math.abs(size) >= 100 ? Math.round(size) : three.format(size)} ${unit}`;
+      return `${Math.abs(size) >= 100 ? Math.round(size) : three.format(size)}${GAP}${unit}`;
     }
     size /= 1024;
   }
   return "";
 }
 
-export const percent = (value) => `${(100 * value).toFixed(value > 0.9995 || value === 0 ? 0 : 1)} %`;
+export const percent = (value) => `${(100 * value).toFixed(value > 0.9995 || value === 0 ? 0 : 1)}${GAP}%`;
 
 export function duration(seconds) {
   const total = Math.max(0, Math.round(seconds));
-  if (total < 60) return `${total} s`;
-  if (total < 3600) return `${Math.floor(total / 60)} min`;
-  if (total < 86400) return `${Math.floor(total / 3600)} h ${Math.floor((total % 3600) / 60)} min`;
-  return `${Math.floor(total / 86400)} d ${Math.floor((total % 86400) / 3600)} h`;
+  if (total < 60) return `${total}${GAP}s`;
+  if (total < 3600) return `${Math.floor(total / 60)}${GAP}min`;
+  if (total < 86400) return `${Math.floor(total / 3600)}${GAP}h ${Math.floor((total % 3600) / 60)}${GAP}min`;
+  return `${Math.floor(total / 86400)}${GAP}d ${Math.floor((total % 86400) / 3600)}${GAP}h`;
 }
 
 export function clock(seconds, withSeconds) {

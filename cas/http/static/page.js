@@ -1,7 +1,7 @@
 // The overview: asks for what there is every two seconds while somebody looks, and for the past
 // once there is a new sample of it.
 
-import { ask, byId, bytes, clock, count, duration, el, name, percent, say, setRows, setText, short } from "{dom.js}";
+import { GAP, ask, byId, bytes, clock, count, duration, el, name, percent, say, setRows, setText, short } from "{dom.js}";
 import { makeChart } from "{charts.js}";
 import { addressOf, readAddress, showInside } from "{inside.js}";
 
@@ -101,11 +101,11 @@ function medianAge({ bounds, entries }) {
   let half = entries.reduce((sum, some) => sum + some, 0) / 2;
   if (!half) return "";
   const place = entries.findIndex((some) => (half -= some) <= 0);
-  return place < bounds.length ? `up to ${duration(bounds[place]).replace(" 0 min", "").replace(" 0 h", "")}` : `over ${duration(bounds.at(-1))}`;
+  return place < bounds.length ? `up to ${duration(bounds[place]).replace(/ 0\u00a0(min|h)$/, "")}` : `over ${duration(bounds.at(-1))}`;
 }
 
 function withUnit(value, per) {
-  const [size, unit] = bytes(value).split(" ");
+  const [size, unit] = bytes(value).split(GAP);
   return [size, el("small", null, `${unit}${per}`)];
 }
 
