@@ -135,8 +135,8 @@ def _scale(section: dict[str, Any]) -> str:
             (
                 "Each start finds the index outside the page cache. Memory is that of the largest "
                 "process: resident, and in brackets the part that is not the index mapped. Half of "
-                "the digests asked for are there, drawn from the whole index at random. Just after the "
-                "start, pages of the index are still being read from disk."
+                "the digests asked for are there, drawn from the whole index at random. Just after "
+                "the start, pages of the index are still being read from disk."
             ),
             table.markdown(scale_table(section["data"])),
         )
