@@ -34,9 +34,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Fetches; the exit code."""
-    from cas.client.names import parse_digest
-
-    digest = parse_digest(options.digest)
+    digest = remote.digest(options.digest)
     to_stdout = options.output in {None, "-"}
     if to_stdout and sys.stdout.isatty():
         raise ConfigError("a blob is not for a terminal; give -o FILE, or -o - into a pipe")

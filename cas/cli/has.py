@@ -30,9 +30,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Asks; the exit code."""
-    from cas.client.names import parse_digest
-
-    digests = [parse_digest(text) for text in options.digests]
+    digests = [remote.digest(text) for text in options.digests]
     return remote.execute(options, environ, lambda client: _has(client, options, digests))
 
 

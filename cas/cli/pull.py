@@ -46,9 +46,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Pulls; the exit code."""
-    from cas.client.names import parse_digest
-
-    digest = parse_digest(options.digest)
+    digest = remote.digest(options.digest)
     return remote.execute(options, environ, lambda client: _pull(client, options, digest))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cas.cli import display, remote
+from cas.errors import ConfigError
 
 if TYPE_CHECKING:
     from cas.cli.remote import Commands
@@ -42,6 +43,9 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             shutil.copyfileobj(sys.stdin.buffer, spool, 1 << 20)
             spool.flush()
         paths = [Path(spool.name if name == "-" else name) for name in options.files]
+        for path in paths:
+            if path.is_dir():
+                raise ConfigError(f"{path} is a directory; `cas push` stores those")
         function = remote.function(options, environ)
         work = partial(_put, options=options, paths=paths, function=function)
         return remote.execute(options, environ, work)

@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cas.errors import CasError, ConfigError
+from cas.errors import CasError, ConfigError, InvalidArgument
 
 if TYPE_CHECKING:
     from cas.client.client import AsyncClient
     from cas.client.credentials import Credentials
-    from cas.digest import Function
+    from cas.digest import Digest, Function
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -146,6 +146,16 @@ def url(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
     if not given:
         raise ConfigError("no remote; give --remote URL or set CAS_REMOTE, say to grpc://HOST:PORT")
     return str(given)
+
+
+def digest(text: str) -> Digest:
+    """A digest that someone asks for; raises ConfigError if it is none."""
+    from cas.client.names import parse_digest
+
+    try:
+        return parse_digest(text)
+    except InvalidArgument as error:
+        raise ConfigError(str(error)) from None
 
 
 def explained(error: CasError, url: str) -> CasError:

@@ -105,7 +105,7 @@ def place_of(path: str, base: Path, home: Path) -> str:
         if relative.split(os.sep)[0] not in {os.pardir, os.curdir, _HOME}:
             return prefix + relative
     raise InvalidArgument(
-        f"{path} is neither below {base} nor below {home}; start cas in a directory above it"
+        f"{path} is neither below {base} nor below {home}; start cas there or in a directory above"
     )
 
 

@@ -181,12 +181,13 @@ def test_save_and_restore(cas: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["get", "abc"], 1, "'abc' is not a digest; expected HASH/SIZE"),
+        (["get", "abc"], 2, "'abc' is not a digest; expected HASH/SIZE"),
         (["has", "--remote", "cache:80", "0" * 64 + "/1"], 2, "expected grpc://HOST"),
         (["push", "nowhere"], 1, "nowhere: No such file"),
         (["push", "--remot", "x", "."], 2, "unknown option --remot; did you mean --remote?"),
         (["save", "k", "nowhere"], 1, "none of nowhere exists; nothing was saved"),
-        (["save", "k", "/etc"], 1, "start cas in a directory above it"),
+        (["save", "k", "/etc"], 1, "start cas there or in a directory above"),
+        (["put", "."], 2, ". is a directory; `cas push` stores those"),
         (["save", "k", "x", "--key-files", "no*"], 1, "no file matches 'no*'"),
         (["put", "x", "--ca", "/nowhere.pem"], 2, "cannot read /nowhere.pem"),
         (["put", "x", "--cert", "/dev/null"], 2, "--cert and --key belong together"),
