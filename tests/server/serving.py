@@ -120,6 +120,14 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+def environ_of(pid: int) -> dict[str, str]:
+    """What a process was started with.  It may have been started a moment ago: until the kernel
+    has put the program in its place, it has none."""
+    file = Path(f"/proc/{pid}/environ")
+    until(lambda: file.read_bytes() != b"", f"process {pid} runs its program")
+    return dict(entry.split("=", 1) for entry in file.read_text().split("\0") if entry)
+
+
 def gone(pid: int) -> bool:
     """Whether the process runs no more; nobody may have waited for it yet."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import secrets
 import signal
 import socket
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cas.server.manager import VARIABLES, Manager, watchdog_interval
-from tests.server.serving import PATIENCE, Start
+from tests.server.serving import PATIENCE, Start, environ_of
 
 
 def listener(address: str) -> socket.socket:
@@ -119,7 +118,9 @@ def test_a_server_says_when_it_serves_lives_and_ends(
         assert await_message(opened, "READY") == said
         await_message(opened, "WATCHDOG")
         for pid in [*server.workers(), server.janitor()]:
-            assert not VARIABLES & environ_of(pid)
+            variables = environ_of(pid)
+            assert "PATH" in variables
+            assert not VARIABLES & variables.keys()
         server.process.send_signal(signal.SIGTERM)
         stopping = await_message(opened, "STOPPING")
         assert int(stopping["EXTEND_TIMEOUT_USEC"]) > 7_000_000
@@ -131,10 +132,3 @@ def await_message(opened: socket.socket, name: str) -> dict[str, str]:
     while name not in (message := hear(opened)):
         assert message == {"WATCHDOG": "1"}
     return message
-
-
-def environ_of(pid: int) -> set[str]:
-    entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    names = {os.fsdecode(entry.partition(b"=")[0]) for entry in entries}
-    assert "PATH" in names
-    return names

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from cas.rpc import environment
-from tests.server.serving import PATIENCE, Server, Start, channel, gone, until
+from tests.server.serving import PATIENCE, Server, Start, channel, environ_of, gone, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -319,8 +319,7 @@ def test_workers_get_what_the_engine_wants_unless_the_operator_says_otherwise(
 ) -> None:
     def environ(server: Server) -> dict[str, str]:
         (worker,) = server.workers()
-        pairs = Path(f"/proc/{worker}/environ").read_text().split("\0")
-        return dict(pair.split("=", 1) for pair in pairs if pair)
+        return environ_of(worker)
 
     for name in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY"):
         monkeypatch.delenv(name, raising=False)
