@@ -29,7 +29,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from cas.errors import DataLoss
-from cas.index.lmdb import DATA_FILE, Index
+from cas.index.environment import DATA_FILE
+from cas.index.lmdb import Index
 from cas.index.uses import punch_hole
 
 RUNS = (16, 4, 1)

@@ -1,7 +1,7 @@
 """The index on disk: an LMDB environment and every transaction on it.
 
-Rule: the only importer of `lmdb`, and the only place where a transaction begins
-or ends.  Callers see keys and records; they never hold a cursor.
+Rule: the only place where a transaction begins or ends.  Callers see keys and
+records; they never hold a cursor.
 
 One environment per process, opened after the process started (LMDB's rule).
 Readers never wait: a read is a snapshot.  Writers take LMDB's process-shared lock
@@ -10,7 +10,6 @@ one after another; it is a robust mutex, so a killed writer does not keep it.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import lmdb
 
-from cas.errors import CasError, DataLoss, NoSpace, StoreClosed
+from cas.errors import NoSpace, StoreClosed
+from cas.index.changes import Changes, NewBlob, Totals, on_disk
+from cas.index.environment import DATA_FILE, open_environment, translate, translated
 from cas.index.records import (
-    ACTION,
     FILE,
     IN_FILES,
     INLINE,
@@ -39,83 +39,6 @@ from cas.index.records import (
     unpack_record,
 )
 from cas.index.uses import UseTimes
-
-MAP_SIZES = tuple(1 << power for power in (40, 38, 36, 34, 32))
-"""Address space to reserve, in bytes, largest first: the first one that the system grants is
-used.  It is a limit on the file's growth, not memory taken."""
-
-DATA_FILE = "data.mdb"
-"""LMDB's name for what it keeps."""
-
-WAY_OUT = "`cas reindex` makes it anew from the blobs' files"
-
-MAX_READERS = 1024
-SPARE_TRANSACTIONS = 8
-
-
-class NewBlob(NamedTuple):
-    """A blob to enter."""
-
-    key: bytes
-    data: bytes | None
-    """Its bytes when they go inline."""
-    generation: int = 0
-    """Its file's, when they do not."""
-    stored: int = 0
-    """Bytes of that file."""
-    packed: bool = False
-    """Whether the bytes are zstd, here or in the file."""
-
-
-class NewAction(NamedTuple):
-    """An action result, or a value, to enter, replacing what is there."""
-
-    key: bytes
-    """As `records.action_key` or `value_key` gives it."""
-    packed: bytes
-    """As `records.pack_action` or `pack_value` gives it."""
-    where: int = ACTION
-    """ACTION or VALUE."""
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one write transaction is to do; all of it or nothing."""
-
-    minute: int
-    """The time of this transaction, as records hold it."""
-    blobs: list[NewBlob] = field(default_factory=list)
-    actions: list[NewAction] = field(default_factory=list)
-    dropped_actions: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """(key, packed) of action results and values found dead: dropped if still the same."""
-    dropped: list[bytes] = field(default_factory=list)
-    """Keys of action results and values to drop, whatever they are, before the rest."""
-
-    def put(self, entry: NewAction) -> None:
-        """Adds an action result or a value."""
-        self.actions.append(entry)
-
-    def drop(self, key: bytes) -> None:
-        """Adds a key to drop, whatever was put under it before."""
-        self.actions = [entry for entry in self.actions if entry.key != key]
-        self.dropped.append(key)
-
-
-class Totals(NamedTuple):
-    """How much the index knows of."""
-
-    entries: int
-    """Blobs and action results."""
-    used_bytes: int
-    """The part of the index's file that was ever used."""
-    live_bytes: int
-    """The pages of that which hold something."""
-    disk_bytes: int
-    """What the file takes on disk now."""
-    uses_bytes: int
-    """What the last-use times take on disk."""
-    file_bytes: int
-    """What the blobs' files take on disk."""
 
 
 class Tables(NamedTuple):
@@ -152,7 +75,7 @@ def _reads(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*args, **kwargs)
         except lmdb.Error as error:
-            raise _translate(error) from error
+            raise translate(error) from error
 
     return read
 
@@ -180,9 +103,9 @@ class Index:
         self.path = path
         self._change = _Change()
         """What the transaction under way, of which there is one at most, does beside its tables."""
-        self._env = _open(path, sync)
+        self._env = open_environment(path, sync)
         try:
-            with _translated(path):
+            with translated(path):
                 self._meta = self._env.open_db(b"meta")
                 self._data = self._env.open_db(b"data", integerkey=True)
                 self._order = self._env.open_db(b"order", integerkey=True)
@@ -208,7 +131,7 @@ class Index:
         try:
             self._env.begin().abort()
         except lmdb.PanicError as error:
-            raise _translate(error, self.path) from error
+            raise translate(error, self.path) from error
         except lmdb.Error:
             return  # May pass; whoever reads is told.
 
@@ -452,12 +375,12 @@ class Index:
 
     def flush(self) -> None:
         """Writes back what commits left to the system (durability batch and none)."""
-        with _translated():
+        with translated():
             self._env.sync(True)
 
     def clear_dead_readers(self) -> int:
         """Frees the slots of readers whose process died: such a slot keeps old pages alive."""
-        with _translated():
+        with translated():
             return int(self._env.reader_check())
 
     def close(self) -> None:
@@ -471,14 +394,14 @@ class Index:
 
     def reader_transactions(self) -> list[int]:
         """The numbers of the transactions whose state somebody reads just now."""
-        with _translated():
+        with translated():
             rows = [line.split() for line in str(self._env.readers()).splitlines()]
         return [int(row[2]) for row in rows if len(row) == 3 and row[2].isdigit()]
 
     @contextmanager
     def reading(self) -> Iterator[Tables]:
         """One snapshot."""
-        with _translated(), self._read() as txn:
+        with translated(), self._read() as txn:
             yield Tables(txn, self._meta, self._data, self._order, self._condemned)
 
     @contextmanager
@@ -562,7 +485,7 @@ class Index:
     def _write(self) -> Iterator[Any]:
         if self._closed:
             raise StoreClosed("the index is closed")
-        with _translated(self.path), self._env.begin(write=True) as txn:
+        with translated(self.path), self._env.begin(write=True) as txn:
             change = self._change = _Change()
             yield txn
             if change.file_bytes or change.recount:
@@ -598,7 +521,7 @@ class Index:
         except lmdb.Error as error:
             if self._closed:
                 raise StoreClosed("the index is closed") from None
-            raise _translate(error) from error
+            raise translate(error) from error
 
     def _reach(self, phase: str) -> None:
         if self._seam is not None:
@@ -614,11 +537,6 @@ NEXT_SERIAL = b"next serial"
 _FILE_BYTES = b"file bytes"
 
 
-def on_disk(size: int) -> int:
-    """What a file of `size` bytes takes on disk: blocks of 4 KiB."""
-    return (size + 4095) & -4096
-
-
 def _pages(stat: dict[str, int]) -> int:
     return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
 
@@ -630,79 +548,3 @@ def _next_serial(txn: Any) -> int:
 
 def _set_next_serial(txn: Any, serial: int) -> None:
     txn.put(NEXT_SERIAL, _SERIAL_KEY.pack(serial))
-
-
-def _open(path: Path, sync: bool) -> lmdb.Environment:
-    for size in MAP_SIZES:
-        try:
-            env = lmdb.open(
-                str(path),
-                map_size=size,
-                max_dbs=8,
-                max_readers=MAX_READERS,
-                max_spare_txns=SPARE_TRANSACTIONS,
-                subdir=True,
-                sync=sync,
-                metasync=sync,
-                readahead=False,
-                meminit=False,
-            )
-            _check_length(env, path)
-            return env
-        except (MemoryError, lmdb.MemoryError):
-            continue
-        except lmdb.Error as error:
-            raise _translate(error, path) from error
-    raise NoSpace(f"the system grants no {MAP_SIZES[-1]} bytes of address space for {path}")
-
-
-def _check_length(env: lmdb.Environment, path: Path) -> None:
-    """Raises DataLoss when the file ends before its last page: LMDB would not notice, and the
-    system ends a process that touches what a map of a file lacks."""
-    expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    found = os.stat(path / DATA_FILE).st_size
-    if found < expected:
-        env.close()
-        raise DataLoss(
-            f"the index in {path} is cut short: {found} bytes, expected {expected}; {WAY_OUT}"
-        )
-
-
-_LITTLE = 4 << 20
-"""Bytes: more than one commit of many small blobs writes at once."""
-
-# BadTxn: what the first look at a bad page leaves, where LMDB does not tell that itself.
-_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError)
-
-
-@contextmanager
-def _translated(path: Path | None = None) -> Iterator[None]:
-    try:
-        yield
-    except lmdb.Error as error:
-        raise _translate(error, path) from error
-
-
-def _was_cut_short(error: lmdb.Error, path: Path | None) -> bool:
-    """Whether the disk took only a part of a write for want of room: LMDB calls that EIO."""
-    if path is None or not _is_input_output(error):
-        return False
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize < _LITTLE
-
-
-def _is_input_output(error: lmdb.Error) -> bool:
-    # The binding tells no codes before 2.3.
-    code = getattr(error, "code", None)
-    return code == errno.EIO if code is not None else os.strerror(errno.EIO) in str(error)
-
-
-def _translate(error: lmdb.Error, path: Path | None = None) -> CasError:
-    where = f" in {path}" if path is not None else ""
-    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or _was_cut_short(error, path):
-        return NoSpace(f"the index{where} has no room left: {error}")
-    if isinstance(error, lmdb.PanicError):
-        return CasError(f"the index{where} is of no use to this process any more: {error}")
-    if isinstance(error, _DAMAGE):
-        return DataLoss(f"the index{where} is damaged ({error}); {WAY_OUT}")
-    return CasError(f"the index{where} failed: {error}")

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from cas.digest import Digest, Hasher
 from cas.errors import DataLoss
-from cas.index.lmdb import Changes, Index, NewBlob
+from cas.index.changes import Changes, NewBlob
+from cas.index.lmdb import Index
 from cas.store.files import Files
 from cas.store.packed import PackedReader
 

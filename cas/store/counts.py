@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from cas.errors import CasError, NoSpace
-from cas.index.lmdb import NewBlob
+from cas.index.changes import NewBlob
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
 

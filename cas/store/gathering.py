@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cas import digest as digests
 from cas.digest import Digest
-from cas.index.lmdb import NewBlob
+from cas.index.changes import NewBlob
 from cas.store.commit import Work
 from cas.store.interface import Buffer
 from cas.store.pending import Pending

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from cas import digest as digests
 from cas.errors import CasError
 from cas.index import aging, holes
-from cas.index.lmdb import Changes, Index, on_disk
+from cas.index.changes import Changes, on_disk
+from cas.index.lmdb import Index
 from cas.index.records import ACTION, IN_FILES, Record, minutes
 from cas.metrics import families
 from cas.metrics.instruments import Metrics

@@ -17,8 +17,9 @@ from pathlib import Path
 from cas import digest as digests
 from cas.digest import FUNCTIONS, Digest, Function
 from cas.errors import CasError, DataLoss, NotFound
-from cas.index import lmdb, records
-from cas.index.lmdb import Index, NewBlob
+from cas.index import changes, records
+from cas.index.changes import NewBlob
+from cas.index.lmdb import Index
 from cas.index.records import (
     INLINE,
     PACKED,
@@ -310,7 +311,7 @@ class LocalStore:
         record = ValueRecord(
             now, value.author, value.digest.key, value.meta, value.data, value.references
         )
-        entry = lmdb.NewAction(value_key(namespace, key), records.pack_value(record), VALUE)
+        entry = changes.NewAction(value_key(namespace, key), records.pack_value(record), VALUE)
         pending: Pending[None] = Pending()
         self._committer.submit(Work(pending, action=entry))
         return pending
@@ -354,7 +355,7 @@ class LocalStore:
             action.result,
         )
         pending: Pending[None] = Pending()
-        entry = lmdb.NewAction(key, records.pack_action(record))
+        entry = changes.NewAction(key, records.pack_action(record))
         self._committer.submit(Work(pending, action=entry))
         return pending
 

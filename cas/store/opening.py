@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cas.errors import DataLoss
-from cas.index.lmdb import DATA_FILE, WAY_OUT, Index
+from cas.index.environment import DATA_FILE, WAY_OUT
+from cas.index.lmdb import Index
 from cas.store.files import Files, entries
 from cas.store.layout import Layout
 

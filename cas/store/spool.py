@@ -15,7 +15,7 @@ from mmap import mmap
 from cas import digest as digests
 from cas.digest import Digest, Function
 from cas.errors import DigestMismatch
-from cas.index.lmdb import NewBlob
+from cas.index.changes import NewBlob
 from cas.store.commit import Staged, Work
 from cas.store.pending import Pending
 from cas.store.uploads import BUFFER_BYTES, Uploads

@@ -31,7 +31,7 @@ from threading import Lock
 from cas import digest as digests
 from cas.digest import Digest, Hasher
 from cas.errors import CasError, InvalidArgument, LimitExceeded, NoSpace, UploadSuperseded
-from cas.index.lmdb import NewBlob
+from cas.index.changes import NewBlob
 from cas.metrics.instruments import Metrics
 from cas.store.admission import Admission
 from cas.store.commit import Committer, Staged, Work

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cas.index import aging, lmdb
-from cas.index.lmdb import Changes, Index, NewAction, NewBlob, on_disk
+from cas.index.changes import Changes, NewAction, NewBlob, on_disk
+from cas.index.lmdb import Index
 from cas.index.records import FILE, ActionRecord, Record, action_key, pack_action
 from cas.index.uses import PAGE, STEP, UseTimes
 

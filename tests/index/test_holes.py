@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from cas.errors import DataLoss
 from cas.index import holes
-from cas.index.lmdb import Changes, Index, NewBlob
+from cas.index.changes import Changes, NewBlob
+from cas.index.lmdb import Index
 
 
 @pytest.fixture

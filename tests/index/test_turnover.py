@@ -11,7 +11,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 from cas.index import holes
-from cas.index.lmdb import Changes, Index, NewAction, NewBlob
+from cas.index.changes import Changes, NewAction, NewBlob
+from cas.index.lmdb import Index
 from cas.index.records import ActionRecord, Record, action_key, pack_action
 
 LIVING = 12 << 20

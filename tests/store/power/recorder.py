@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cas.index.lmdb import DATA_FILE
+from cas.index.environment import DATA_FILE
 from cas.store.files import Files
 from cas.store.layout import Layout
 from tests.store.power.disk import BLOCK, Disk, Name, Sync, SyncDirectory, Told, Write

@@ -212,7 +212,8 @@ def look(directory: Path, told: list[Told]) -> None:
 ORDER = """
 import sys
 from pathlib import Path
-from cas.index.lmdb import Changes, Index, NewBlob
+from cas.index.changes import Changes, NewBlob
+from cas.index.lmdb import Index
 
 index = Index(Path(sys.argv[1]))
 print("BEGIN", file=sys.stderr, flush=True)
