@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cas.errors import DataLoss
@@ -46,6 +46,7 @@ IN_FILES = (FILE, PACKED)
 BLOBS = (INLINE, PACKED_INLINE, *IN_FILES)
 
 _RECORD = struct.Struct("<BBIQIQ")
+_SERIAL = struct.Struct("<6xQ12x")
 RECORD_BYTES = _RECORD.size
 _ACTION = struct.Struct("<BBHIQ")
 _EXPANDED = 1
@@ -102,6 +103,17 @@ def unpack_record(raw: bytes) -> Record:
     if version != VERSION or fields[0] > PACKED_INLINE:
         raise DataLoss(f"index record of version {version}, kind {fields[0]}; expected {VERSION}")
     return Record(*fields)
+
+
+def serials(raws: Iterable[bytes]) -> list[int]:
+    """The serials of packed records, at a tenth of a microsecond each."""
+    joined = b"".join(raws)
+    try:
+        return [serial for (serial,) in _SERIAL.iter_unpack(joined)]
+    except struct.error:
+        raise DataLoss(
+            f"index records of {len(joined)} bytes, expected a multiple of {RECORD_BYTES}"
+        ) from None
 
 
 def pack_action(record: ActionRecord) -> bytes:

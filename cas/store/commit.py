@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cas.errors import CasError, StoreClosed, UploadSuperseded
-from cas.index.lmdb import Changes, Index, NewAction, NewBlob
+from cas.index.changes import Changes, NewAction, NewBlob
+from cas.index.lmdb import Index
 from cas.index.records import minutes
 from cas.metrics.instruments import Metrics
 from cas.store.admission import Admission
@@ -44,6 +45,9 @@ BATCH_SECONDS = 0.2
 """Longest time that durability `batch` leaves an acknowledged write unsynced."""
 TOUCH_SECONDS = 30.0
 """How often last-use times are written; eviction may be wrong by so much."""
+MANY_TOUCHES = 25_000
+"""Keys in use that wait to be written, from which on clients that ask for many at once pay for
+noting theirs: they are not the same few again and again, so that little is saved by waiting."""
 MAX_TOUCHES = 100_000
 """Keys in use that may wait to be written; beyond that they are written at once."""
 GATHER_SECONDS = 100e-6

@@ -89,6 +89,30 @@ def test_what_was_used_since_is_not_evicted(index: Index) -> None:
     assert index.evict(both, 9) == both[:1]
 
 
+def test_a_look_up_that_is_a_use(index: Index) -> None:
+    enter(index, inline(1), file(2), inline(3), minute=7)
+    assert index.use([key(3), key(4), key(2)], 9) == [key(3), key(2)]
+    serials = [record(index, number).serial for number in (1, 2, 3)]
+    assert times(index) == dict(zip(serials, (7, 9, 9), strict=True))
+
+
+def test_a_look_up_finds_what_is_there_where_no_use_can_be_noted(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(index, inline(1), minute=7)
+    # What a power loss may leave: the entry, but not the file of times.
+    os.truncate(index.path / "uses", 0)
+    index.uses.close()
+    index.uses = UseTimes(index.path / "uses")
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert index.use([key(1)], 9) == [key(1)]
+    assert times(index) == {}
+
+
 def test_an_entry_written_anew_is_not_the_one_that_was_chosen(index: Index) -> None:
     enter(index, file(1), minute=7)
     old = (key(1), record(index, 1))

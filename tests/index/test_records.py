@@ -32,6 +32,18 @@ def test_a_blob_record_comes_back(record: Any) -> None:
     assert len(packed) == 26
 
 
+@given(st.lists(blob_records, max_size=20))
+def test_serials_are_those_of_the_records(found: list[Any]) -> None:
+    packed = [records.pack_record(record) for record in found]
+    assert records.serials(packed) == [record.serial for record in found]
+
+
+def test_serials_of_a_record_cut_short_are_data_loss() -> None:
+    packed = records.pack_record(Record(records.FILE, 1, 2, 3, 4))
+    with pytest.raises(DataLoss, match="51 bytes, expected a multiple of 26"):
+        records.serials([packed, packed[:-1]])
+
+
 @given(action_records)
 def test_an_action_record_comes_back(record: Any) -> None:
     packed = records.pack_action(record)

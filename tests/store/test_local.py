@@ -23,6 +23,7 @@ from cas.digest import FUNCTIONS, Digest
 from cas.errors import DataLoss, NoSpace, NotFound, UploadSuperseded
 from cas.index.lmdb import Index
 from cas.index.records import FILE, INLINE, Record
+from cas.store import local
 from cas.store.interface import BlobStore, Durability, NewAction
 from cas.store.layout import Layout, parse_blob
 from tests.store.conftest import Clock, Opener, begin, found
@@ -428,6 +429,26 @@ class TestOnDisk:
         index = opener()._index
         assert index.last_use(record_of(index, digest.key)) == before + 10
         assert index.last_use(record_of(index, other.key)) == before
+
+    def test_uses_of_many_blobs_are_recorded_as_they_are_found(
+        self, opener: Opener, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "MANY_TOUCHES", 2)
+        store = opener()
+        index = store._index
+        keys = [put(store, b"%d" % number).key for number in range(6)]
+        written = index.last_use(record_of(index, keys[0]))
+        absent = digests.of(b"absent").key
+        clock.now += 600
+        assert store.missing(keys[:2]) == []
+        # Two wait to be written now, and nothing is added to them.
+        assert store.missing([keys[2], absent, *keys[3:5]]) == [1]
+        uses = [index.last_use(record_of(index, key)) - written for key in keys]
+        assert uses == [0, 0, 10, 10, 10, 0]
+        store.close()
+        index = opener()._index
+        uses = [index.last_use(record_of(index, key)) - written for key in keys]
+        assert uses == [10, 10, 10, 10, 10, 0]
 
 
 class Seam:
