@@ -45,11 +45,9 @@ BATCH_SECONDS = 0.2
 """Longest time that durability `batch` leaves an acknowledged write unsynced."""
 TOUCH_SECONDS = 30.0
 """How often last-use times are written; eviction may be wrong by so much."""
-MANY_TOUCHES = 25_000
-"""Keys in use that wait to be written, from which on clients that ask for many at once pay for
-noting theirs: they are not the same few again and again, so that little is saved by waiting."""
 MAX_TOUCHES = 100_000
-"""Keys in use that may wait to be written; beyond that they are written at once."""
+"""Keys in use that may wait to be written.  So many are not the same few again and again, so that
+nothing is saved by waiting: beyond, they are written at once, or as they are found."""
 GATHER_SECONDS = 100e-6
 """For each work of the last commit, how long the next one waits for more to come, …"""
 MAX_GATHER_SECONDS = 1e-3

@@ -35,7 +35,7 @@ from cas.metrics.instruments import Metrics
 from cas.store.administration import Administration
 from cas.store.admission import Admission
 from cas.store.adopt import BAD_MEDIUM
-from cas.store.commit import MANY_TOUCHES, MAX_TOUCHES, Committer, Staged, Work
+from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.counts import ReadCounts
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
@@ -164,7 +164,7 @@ class LocalStore:
     # --- blobs -----------------------------------------------------------------------
 
     def present(self, keys: Sequence[bytes], /) -> set[bytes]:
-        if len(self._touched) < MANY_TOUCHES:
+        if len(self._touched) < MAX_TOUCHES:
             found = set(self._index.present(keys))
             self._touched.update(found)
             return found

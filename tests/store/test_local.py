@@ -433,7 +433,7 @@ class TestOnDisk:
     def test_uses_of_many_blobs_are_recorded_as_they_are_found(
         self, opener: Opener, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(local, "MANY_TOUCHES", 2)
+        monkeypatch.setattr(local, "MAX_TOUCHES", 2)
         store = opener()
         index = store._index
         keys = [put(store, b"%d" % number).key for number in range(6)]
