@@ -246,8 +246,9 @@ class WriteStream:
         )
 
     def all_sent(self) -> bool:
-        """Whether the client's transport has taken every message but, at most, the last."""
-        return self._messages.empty()
+        """Whether the client's transport has taken every message but, at most, the last; or never
+        will, because the server has ended the call."""
+        return self._messages.empty() or self.call.done()
 
     def half_close(self) -> None:
         self._messages.put(None)

@@ -153,6 +153,7 @@ def test_committed_sizes_never_decrease(client: Client) -> None:
                     offset = at + step * MIB
                     name = "" if step else blob.upload
                     stream.send(name, offset, blob.data[offset : offset + MIB])
+                # Refused where the stream before has let go of its last bytes since.
                 until(stream.all_sent)
                 stream.call.cancel()
         with fails(grpc.StatusCode.INVALID_ARGUMENT):
