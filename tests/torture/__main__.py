@@ -32,12 +32,13 @@ from tests.torture.server import ROOT, Server, free_port
 
 KILLS_PER_SECOND = 2.0
 """Asked for; a start of the server, which no kill interrupts, takes its time too."""
-OLD_BYTES = 256 * MIB
+OLD_BYTES = 512 * MIB
 """Written before the run with the age of a day: what eviction may take."""
 NEW_PER_SECOND = 2 * MIB
-"""Bytes that the run may acknowledge; beyond that, clients write small blobs only."""
+"""Bytes that the run may acknowledge; beyond that, clients write small blobs only, and beyond the
+margin's half of those none."""
 MAX_NEW = 8192 * MIB
-MARGIN = 192 * MIB
+MARGIN = 384 * MIB
 """Room for the new, beyond what may be acknowledged, within `--max-size`: small blobs, the index,
 uploads under way, what killed processes left.  Less than `OLD_BYTES`, so that the old must go;
 the new is younger than the minimum age, and has room."""
@@ -85,12 +86,14 @@ def _torture(options: argparse.Namespace, seed: int, directory: Path) -> bool:
         store, directory / "log", free_port(dice),
         "--http", "none", "--workers", "2", "--durability", options.durability,
         "--engine", options.engine, "--max-size", str(new + MARGIN), "--min-age", "86000",
+        # The janitor lives for a second or two, and needs one to make room: it begins early.
+        "--high-watermark", "80", "--low-watermark", "70",
         # Now and then everything is scrubbed as well.
         "--scrub-period", "60",
     )  # fmt: skip
     journal = Journal(seed, directory / "journal")
     server.start()
-    pace = Pace(threading.Event(), new)
+    pace = Pace(threading.Event(), new, new + MARGIN // 2)
     clients = [Worker(n, server.address, journal, pace) for n in range(options.clients)]
     threads = [threading.Thread(target=client.run, daemon=True) for client in clients]
     for thread in threads:

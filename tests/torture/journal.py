@@ -33,6 +33,10 @@ class Blob(NamedTuple):
         return f"blobs/{self.hash}/{self.size}"
 
 
+_OVERHEAD = 1024
+"""Bytes of a blob's records, and of what pages and blocks leave free."""
+
+
 @dataclass(slots=True)
 class Journal:
     """Any thread may call any method."""
@@ -50,6 +54,8 @@ class Journal:
     operations: dict[str, int] = field(default_factory=dict)
     total: int = 0
     """Bytes of `blobs`."""
+    room: int = 0
+    """Bytes that they take on disk, more or less."""
     _next: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,6 +75,7 @@ class Journal:
         with self._lock:
             self.blobs += blobs
             self.total += sum(blob.size for blob in blobs)
+            self.room += sum(blob.size + _OVERHEAD for blob in blobs)
             self._write("blob", *(f"{blob.hash}/{blob.size}" for blob in blobs))
 
     def action(self, digest: pb.Digest, result: pb.ActionResult) -> None:

@@ -47,7 +47,9 @@ class Pace:
 
     stop: threading.Event
     max_bytes: int
-    """Acknowledged bytes beyond which all that is written is small."""
+    """Room of what was acknowledged, in bytes, beyond which all that is written is small, …"""
+    end_bytes: int
+    """… and beyond which no blob is."""
 
 
 class Worker:
@@ -64,8 +66,13 @@ class Worker:
     def run(self) -> None:
         with self._client:
             while not self._pace.stop.is_set():
-                writes = self._dice.random() < 0.5
-                self._attempt(self._dice.choice(self._writes if writes else self._reads))
+                self._attempt(self._dice.choice(self._choices()))
+
+    def _choices(self) -> list[Callable[[], None]]:
+        if self._dice.random() < 0.5:
+            return self._reads
+        full = self._journal.room > self._pace.end_bytes
+        return [self.write_action] if full else self._writes
 
     def _attempt(self, operation: Callable[[], None]) -> None:
         name = operation.__name__
@@ -87,7 +94,7 @@ class Worker:
     # --- writes ------------------------------------------------------------------------
 
     def _size(self) -> int:
-        if self._journal.total > self._pace.max_bytes:
+        if self._journal.room > self._pace.max_bytes:
             return self._dice.randint(8, KIB)
         kind = self._dice.random()
         if kind < 0.7:

@@ -16,7 +16,7 @@ def test_what_is_lost_or_wrong_is_told(start: Start, tmp_path: Path) -> None:
     """A worker's reads against a server that never had what the journal says."""
     journal = Journal(7, tmp_path / "journal")
     server = start()
-    worker = Worker(0, server.address, journal, Pace(threading.Event(), 1 << 20))
+    worker = Worker(0, server.address, journal, Pace(threading.Event(), 1 << 20, 1 << 20))
     worker.put_batch()
     worker.upload()
     assert journal.blobs
