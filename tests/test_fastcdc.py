@@ -70,7 +70,7 @@ VECTORS = {
 95165 14301 e131100b4a7147ccad19dc63c4a2fac1f5d8b644e1373eeb6803825024234efc 8981594897574481255
 """,
 }
-"""By seed, the chunks of `PICTURE` at an average of 16 KiB: fastcdc2020_test_vectors.txt of REAPI."""
+"""By seed, the chunks of `PICTURE` at 16 KiB: the reference's fastcdc2020_test_vectors.txt."""
 PICTURE = "d9e749d9367fc908876749d6502eb212fee88c9a94892fb07da5ef3ba8bc39ed"
 """SHA-256 of SekienAkashita.jpg, 109,466 bytes."""
 PLACE = "CAS_FASTCDC_PICTURE"
