@@ -61,6 +61,8 @@ class Value(NamedTuple):
     """Its content, where that is not a blob: `open(digest)` then."""
     meta: bytes
     """As `NewValue.meta`."""
+    references: Sequence[bytes] = ()
+    """As `NewValue.references`: all of them are here, and were just used."""
 
 
 class Blob(Protocol):
@@ -226,10 +228,10 @@ class BlobStore(Protocol):
 
     # --- values
 
-    def value(self, namespace: str, key: str, /) -> Value | None:
+    def value(self, namespace: str, key: str, /, *, counted: bool = True) -> Value | None:
         """What is kept under `key`; None too if a blob that it needs is gone.  Namespaces keep
         apart what different protocols and instances put under one key.  Neither holds a zero
-        byte."""
+        byte.  It counts as a hit or a miss of the cache unless `counted` is False."""
 
     def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
         """Keeps `value` under `key`, in place of what was there."""
@@ -283,4 +285,5 @@ class NewValue:
     author: str = ""
     """As `NewAction.author`."""
     references: Sequence[bytes] = ()
-    """Keys of further blobs without which it is of no use; only where `data` is None."""
+    """Keys of further blobs without which it is of no use, in any order and any number of times;
+    only where `data` is None."""

@@ -295,10 +295,11 @@ class LocalStore:
 
     # --- values ----------------------------------------------------------------------
 
-    def value(self, namespace: str, key: str, /) -> Value | None:
+    def value(self, namespace: str, key: str, /, *, counted: bool = True) -> Value | None:
         entry = value_key(namespace, key)
         found, complete = self._index.complete_action(entry)
-        self._counts.looked_up_value(hit=complete)
+        if counted:
+            self._counts.looked_up_value(hit=complete)
         if found is None:
             return None
         if not complete:
@@ -306,7 +307,8 @@ class LocalStore:
             return None
         digest, meta, data = records.cut_value(found)
         self._touched.update((entry, *found.references))
-        return Value(digests.from_key(digest), data, meta)
+        # The first of them is its content.
+        return Value(digests.from_key(digest), data, meta, found.references[1:])
 
     def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
         now = int(self._clock() * 1000)

@@ -133,13 +133,14 @@ class MemoryStore:
             self._spools += 1
         return MemorySpool(self, function)
 
-    def value(self, namespace: str, key: str, /) -> Value | None:
+    def value(self, namespace: str, key: str, /, *, counted: bool = True) -> Value | None:
         found = self._values.get((namespace, key))
         if found is None:
             return None
         if found.data is None and self.missing([found.digest.key, *found.references]):
             return None
-        return Value(found.digest, found.data, found.meta)
+        more = [] if found.data is not None else list(found.references)
+        return Value(found.digest, found.data, found.meta, more)
 
     def put_value(self, namespace: str, key: str, value: NewValue, /) -> Pending[None]:
         if self._closed:

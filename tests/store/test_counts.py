@@ -146,6 +146,9 @@ def test_values(store: LocalStore, metrics: Metrics) -> None:
     store.put_value("some", "key", NewValue(digests.of(SMALL), SMALL)).wait(30)
     assert store.value("some", "key") is not None
     assert seen(metrics, *looked_up) == [1, 1]
+    assert store.value("some", "key", counted=False) is not None
+    assert store.value("some", "other", counted=False) is None
+    assert seen(metrics, *looked_up) == [1, 1]
 
 
 def test_a_scrub(tmp_path: Path, metrics: Metrics, clock: Clock) -> None:

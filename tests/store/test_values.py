@@ -71,13 +71,13 @@ class TestValues:
         assert store.value("cache/", "k") is None
         store.put_value("cache/", "k", new).wait(30)
         found = store.value("cache/", "k")
-        assert found == (new.digest, SMALL, b"meta")
+        assert found == (new.digest, SMALL, b"meta", [])
         assert not store.contains(new.digest)
 
     def test_a_large_one_is_a_blob(self, store: BlobStore) -> None:
         digest = put(store, LARGE)
         store.put_value("cache/", "k", NewValue(digest, None)).wait(30)
-        assert store.value("cache/", "k") == (digest, None, b"")
+        assert store.value("cache/", "k") == (digest, None, b"", [])
 
     def test_without_its_blob_it_is_not_there(self, store: BlobStore) -> None:
         store.put_value("cache/", "k", NewValue(digests.of(LARGE), None)).wait(30)
@@ -86,7 +86,7 @@ class TestValues:
     def test_an_empty_value_is_one(self, store: BlobStore) -> None:
         empty = digests.empty(SHA256)
         store.put_value("cache/", "k", NewValue(empty, b"")).wait(30)
-        assert store.value("cache/", "k") == (empty, b"", b"")
+        assert store.value("cache/", "k") == (empty, b"", b"", [])
 
     def test_namespaces_and_keys_are_apart(self, store: BlobStore) -> None:
         places = [("a", "b/c"), ("a/b", "c"), ("a", "b"), ("", "ab"), ("a", "")]
@@ -153,10 +153,9 @@ def test_a_descriptor_has_the_blobs_bytes(store: BlobStore) -> None:
 
 def test_a_value_is_kept_with_all_that_it_needs(store: BlobStore) -> None:
     content, other, absent = put(store, b"content"), put(store, LARGE), digests.of(b"absent")
-    whole = NewValue(content, None, b"meta", references=[other.key])
+    more = [other.key, content.key, other.key]
+    whole = NewValue(content, None, b"meta", references=more)
     store.put_value("n", "k", whole).wait(30)
-    found = store.value("n", "k")
-    assert found is not None
-    assert (found.digest, found.data, found.meta) == (content, None, b"meta")
+    assert store.value("n", "k") == (content, None, b"meta", more)
     store.put_value("n", "k", NewValue(content, None, b"", references=[absent.key])).wait(30)
     assert store.value("n", "k") is None
