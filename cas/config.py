@@ -27,6 +27,7 @@ from cas.digest import ENABLED, Functions
 from cas.errors import ConfigError
 from cas.options import (
     ADDRESS,
+    CHUNK_SIZE,
     FUNCTIONS,
     HOSTS,
     OPTIONAL_PATH,
@@ -176,6 +177,9 @@ class Config:
     )
     compression: Compression = _option(
         choice("none", "zstd"), "none", "how blobs are stored that shrink"
+    )
+    chunk_size: int = _option(
+        CHUNK_SIZE, 512 * KIB, "average chunk of blobs that are split for clients, as advertised"
     )
     fetch_hosts: tuple[Host, ...] = _option(
         HOSTS,

@@ -38,6 +38,10 @@ class NotFound(CasError):
     """No such blob, action result or upload."""
 
 
+class AlreadyExists(CasError):
+    """What was to be made is here, of other parts than those that were named."""
+
+
 class Unauthenticated(CasError):
     """Who calls is not known: credentials are wrong, or absent where they are needed."""
 

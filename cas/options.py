@@ -222,6 +222,30 @@ def _typed(read: Callable[[Any], T], *types: type) -> Callable[[Any], T]:
 PATH: Kind[Path] = Kind("a path", "PATH", _path_from_text, _typed(_path_from_text, str), str)
 
 
+def _average_from_text(text: str) -> int:
+    if text == "none":
+        return 0
+    number = parse_size(text)
+    # What REAPI lets a server advertise.
+    if not 1 << 10 <= number <= 1 << 20 or number.bit_count() > 1:
+        raise ValueError(text)
+    return number
+
+
+def _average_from_toml(value: Any) -> int:
+    return _average_from_text(value if isinstance(value, str) else str(_typed(int, int)(value)))
+
+
+CHUNK_SIZE: Kind[int] = Kind(
+    "none, or a power of two from 1KiB to 1MiB",
+    "SIZE|none",
+    _average_from_text,
+    _average_from_toml,
+    lambda number: format_size(number) if number else "none",
+)
+"""0 for none."""
+
+
 def _optional_path(text: str) -> Path | None:
     return None if text == "none" else _path_from_text(text)
 

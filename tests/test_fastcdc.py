@@ -29,6 +29,8 @@ MASKS = {
     12: 0x0000D90103530000,
     14: 0x0000D90313530000,
     16: 0x0000D90303537000,
+    17: 0x0000D90703537000,
+    21: 0x0000D91767537000,
 }
 """By the bits of an average: the C code that came with the paper."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from cas import fastcdc
 from cas.api import names
 from cas.api.gate import Gate
 from cas.api.limits import Limits
@@ -29,10 +30,14 @@ HIGH_VERSION = (2, 11)
 class Capabilities:
     """The servicer.  Its answers are made once; requests are parsed to be checked."""
 
-    def __init__(self, limits: Limits, gate: Gate | None = None) -> None:
+    def __init__(self, limits: Limits, gate: Gate | None = None, average_chunk: int = 0) -> None:
+        """`average_chunk`: as `describe` takes it."""
         self._gate = gate
-        self._answer = describe(limits, update_enabled=True).SerializeToString()
-        self._readers = describe(limits, update_enabled=False).SerializeToString()
+        answers = [
+            describe(limits, update_enabled=enabled, average_chunk=average_chunk)
+            for enabled in (True, False)
+        ]
+        self._answer, self._readers = [answer.SerializeToString() for answer in answers]
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -56,8 +61,14 @@ class Capabilities:
         return self._answer
 
 
-def describe(limits: Limits, *, update_enabled: bool) -> pb.ServerCapabilities:
-    """The capabilities for a caller whose action results are taken, or are not."""
+def describe(
+    limits: Limits, *, update_enabled: bool, average_chunk: int = 0
+) -> pb.ServerCapabilities:
+    """The capabilities for a caller whose action results are taken, or are not.
+
+    `average_chunk` is that of blobs that are split, in bytes; 0 where none are.
+    """
+    fast_cdc = pb.FastCdc2020Params(avg_chunk_size_bytes=average_chunk, seed=fastcdc.SEED)
     return pb.ServerCapabilities(
         cache_capabilities=pb.CacheCapabilities(
             digest_functions=[pb.DigestFunction.Value.Name(f.number) for f in limits.functions.all],
@@ -69,6 +80,9 @@ def describe(limits: Limits, *, update_enabled: bool) -> pb.ServerCapabilities:
             symlink_absolute_path_strategy=pb.SymlinkAbsolutePathStrategy.ALLOWED,
             supported_compressors=[pb.Compressor.ZSTD],
             supported_batch_update_compressors=[pb.Compressor.ZSTD],
+            split_blob_support=average_chunk > 0,
+            splice_blob_support=average_chunk > 0,
+            fast_cdc_2020_params=fast_cdc if average_chunk else None,
         ),
         low_api_version=semver_pb2.SemVer(major=LOW_VERSION[0], minor=LOW_VERSION[1]),
         high_api_version=semver_pb2.SemVer(major=HIGH_VERSION[0], minor=HIGH_VERSION[1]),

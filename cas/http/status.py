@@ -16,6 +16,7 @@ _STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.BlobTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.OutOfRange: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.AlreadyExists: HTTPStatus.CONFLICT,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.PermissionDenied: HTTPStatus.FORBIDDEN,
     errors.UploadSuperseded: HTTPStatus.CONFLICT,

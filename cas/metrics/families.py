@@ -154,6 +154,27 @@ COMMIT_DONE_AT = Family(
     latest=True,
 )
 
+# --- chunks
+
+SPLITS = Family(
+    "cas_blob_splits_total",
+    "counter",
+    "Blobs whose chunks were asked for: their list was kept, or they were cut.",
+    ("how",),
+)
+SPLICES = Family(
+    "cas_blob_splices_total",
+    "counter",
+    "Blobs of which clients have sent the chunks: joined, or known already.",
+    ("how",),
+)
+CHUNK_BYTES = Family(
+    "cas_chunk_bytes_total",
+    "counter",
+    "Bytes of the chunks of blobs that were cut: shared with what was here, or new.",
+    ("kind",),
+)
+
 # --- space: the janitor
 
 STORE_USED_BYTES = Family(
@@ -228,6 +249,7 @@ COUNTED: tuple[Family, ...] = (
     ACTION_LOOKUPS, VALUE_LOOKUPS, READ_SIZES, BATCH_READS, WRITTEN_SIZES, BATCH_WRITES,
     UPLOADS_OPEN, UPLOADS, UPLOADS_EXPIRED,
     COMMIT_WRITES, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_FAILED_AT, COMMIT_DONE_AT,
+    SPLITS, SPLICES, CHUNK_BYTES,
     STORE_USED_BYTES, STORE_LIMIT_BYTES, STORE_ENTRIES, DISK_FREE_BYTES, STORE_FULL,
     EVICTED, EVICTED_BYTES, EVICTED_AGE, ORPHANS,
     SCRUBBED, SCRUBBED_BYTES, SCRUB_BAD, SCRUBBED_AT,

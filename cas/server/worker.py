@@ -19,6 +19,7 @@ from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
 from cas.metrics.readiness import Watch
 from cas.metrics.tools import Tools
+from cas.reapi.chunks import Chunks
 from cas.reapi.origin import OriginOptions, Origins
 from cas.rpc.engine import make_engine
 from cas.rpc.handler import EOF, Engine, EngineOptions
@@ -45,11 +46,17 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         if config.fetch_hosts:
             origins = Origins(store, _origin_options(config))
             opened.callback(origins.close)
+        chunks = None
+        if config.chunk_size:
+            chunks = Chunks(store, config.chunk_size, metrics)
+            opened.callback(chunks.close)
         checks = health.Health(engine.runtime)
         names = [*service.SERVICES, admin.SERVICE, health.SERVICE]
         engine.add_generic_rpc_handlers(
             [
-                *service.handlers(store, engine.runtime, _limits(config), EOF, gate, origins),
+                *service.handlers(
+                    store, engine.runtime, _limits(config), EOF, gate, origins, chunks
+                ),
                 admin.Admin(store.administration(), engine.runtime, gate).handler(),
                 checks.handler(),
                 reflection.handler(names, gate),

@@ -114,6 +114,11 @@ READS: dict[str, Call] = {
     "BatchReadBlobs": lambda client, blob, md: client.batch_read_blobs(
         pb.BatchReadBlobsRequest(instance_name="main", digests=[blob.digest]), metadata=md
     ),
+    "SplitBlob": lambda client, blob, md: client.split_blob(
+        pb.SplitBlobRequest(instance_name="main", blob_digest=blob.digest),
+        timeout=PATIENCE,
+        metadata=md,
+    ),
     "GetActionResult": lambda client, blob, md: client.get_action_result(
         pb.GetActionResultRequest(instance_name="main", action_digest=blob.digest), metadata=md
     ),
@@ -125,6 +130,13 @@ READS: dict[str, Call] = {
     ),
 }
 WRITES: dict[str, Call] = {
+    "SpliceBlob": lambda client, blob, md: client.splice_blob(
+        pb.SpliceBlobRequest(
+            instance_name="main", blob_digest=blob.digest, chunk_digests=[blob.digest]
+        ),
+        timeout=PATIENCE,
+        metadata=md,
+    ),
     "PushBlob": lambda client, blob, md: asset(
         client,
         "Push/PushBlob",

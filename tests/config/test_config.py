@@ -86,6 +86,7 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "inline_threshold": "1KiB",
         "direct_threshold": "3MiB",
         "compression": "zstd",
+        "chunk_size": "64KiB",
         "fetch_hosts": "example.org,*.example.com:8080",
         "fetch_private": "true",
         "fetch_max_size": "2GiB",

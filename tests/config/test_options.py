@@ -166,6 +166,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "inline_threshold": st.integers(0, 2**20),
     "direct_threshold": st.integers(0, options.MAX_SIZE),
     "compression": st.sampled_from(["none", "zstd"]),
+    "chunk_size": st.just(0) | st.integers(10, 20).map(lambda bits: 1 << bits),
     "fetch_hosts": st.lists(HOST_PATTERNS, unique=True).map(tuple),
     "fetch_private": st.booleans(),
     "fetch_max_size": st.integers(1, options.MAX_SIZE),

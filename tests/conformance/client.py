@@ -119,6 +119,10 @@ class Client:
             "unary_unary", content + "BatchReadBlobs", pb.BatchReadBlobsResponse
         )
         self.get_tree = self._method("unary_stream", content + "GetTree", pb.GetTreeResponse)
+        self.split_blob = self._method("unary_unary", content + "SplitBlob", pb.SplitBlobResponse)
+        self.splice_blob = self._method(
+            "unary_unary", content + "SpliceBlob", pb.SpliceBlobResponse
+        )
         actions = "/build.bazel.remote.execution.v2.ActionCache/"
         self.get_action_result = self._method(
             "unary_unary", actions + "GetActionResult", pb.ActionResult

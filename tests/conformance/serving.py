@@ -40,7 +40,10 @@ class Server:
         if not ready.startswith("ready grpc="):
             self.kill()
             raise AssertionError(f"{ready!r}, not ready: {log.read_text()}")
-        self.address = ready.split()[1].removeprefix("grpc=")
+        _, grpc, http = ready.split()
+        self.address = grpc.removeprefix("grpc=")
+        self.http = http.removeprefix("http=")
+        """Host and port, or none."""
 
     def kill_workers(self) -> None:
         """SIGKILL to the processes that serve; the one that watches them stays."""

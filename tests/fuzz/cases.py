@@ -50,6 +50,8 @@ METHODS = (
     Method(f"{_CAS}/BatchUpdateBlobs", re.BatchUpdateBlobsRequest),
     Method(f"{_CAS}/BatchReadBlobs", re.BatchReadBlobsRequest),
     Method(f"{_CAS}/GetTree", re.GetTreeRequest, "responses"),
+    Method(f"{_CAS}/SplitBlob", re.SplitBlobRequest),
+    Method(f"{_CAS}/SpliceBlob", re.SpliceBlobRequest),
     Method(f"{_AC}/GetActionResult", re.GetActionResultRequest),
     Method(f"{_AC}/UpdateActionResult", re.UpdateActionResultRequest),
     Method(
@@ -63,6 +65,7 @@ METHODS = (
     Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest),
 )
 _WRITE = METHODS[1]
+_SPLICE = next(method for method in METHODS if method.request is re.SpliceBlobRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,12 @@ def case(seed: int, number: int) -> Case:
     rng = random.Random(f"{seed}/{number}")
     # Streams of requests keep the most state, and so have the most to get wrong.
     method = _WRITE if rng.random() < 0.25 else rng.choice(METHODS)
-    messages = _write(rng) if method is _WRITE else [_message(rng, method.request)]
+    if method is _WRITE:
+        messages = _write(rng)
+    elif method is _SPLICE and rng.random() < 0.8:
+        messages = [_splice(rng)]
+    else:
+        messages = [_message(rng, method.request)]
     if rng.random() < 0.4:
         messages = [_mutated(rng, raw) if rng.random() < 0.6 else raw for raw in messages]
     cancel = rng.choice((0.0, 0.001, 0.01)) if rng.random() < 0.05 else None
@@ -129,6 +137,37 @@ def _write(rng: random.Random) -> list[bytes]:
     else:
         requests[at].resource_name = _name(rng)
     return [request.SerializeToString() for request in requests]
+
+
+def _splice(rng: random.Random) -> bytes:
+    """Chunks that are there, mostly, and make up the blob, mostly."""
+    chunks = [blob(rng.choice(COMMON)) for _ in range(rng.randrange(6))]
+    chunks = [data for data in chunks if len(data) < 100_000]
+    whole = b"".join(chunks)
+    match rng.randrange(8):
+        case 0:
+            rng.shuffle(chunks)
+        case 1:
+            chunks.append(blob(rng.randrange(200)))
+        case 2:
+            chunks = chunks[1:]
+        case 3:
+            # Not there, and of the right size.
+            chunks = [data[::-1] for data in chunks]
+        case _:
+            pass
+    request = re.SpliceBlobRequest(
+        blob_digest=_digest(whole),
+        chunk_digests=[_digest(data) for data in chunks],
+        chunking_function=rng.choice((0, 1, 2, 9)),  # type: ignore[arg-type]
+    )
+    if rng.random() < 0.1 and chunks:
+        _fill_digest(rng, rng.choice(request.chunk_digests))
+    return request.SerializeToString()
+
+
+def _digest(data: bytes) -> re.Digest:
+    return re.Digest(hash=sha256(data).hexdigest(), size_bytes=len(data))
 
 
 def _message(rng: random.Random, kind: type[Message]) -> bytes:

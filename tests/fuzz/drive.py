@@ -27,6 +27,7 @@ EXPECTED = frozenset(
         grpc.StatusCode.OK,
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
         grpc.StatusCode.OUT_OF_RANGE,
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.FAILED_PRECONDITION,

@@ -40,6 +40,7 @@ class Trial:
             self._store,
             self._log,
             *("--grpc", "127.0.0.1:0", "--http", "none", "--workers", "1", "--engine", engine),
+            *("--chunk-size", "4KiB"),
         )
         drive.fill(self._server.address)
         (self._worker,) = self._events("serving")[0]["workers"]
