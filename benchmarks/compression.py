@@ -1,9 +1,10 @@
-"""``python -m benchmarks.compression``: what zstd saves on the wire and on disk, and what it costs.
+"""``python -m benchmarks.compression``: what zstd and chunks save on the wire and on disk, and what
+they cost.
 
 Rule: real content, real servers, each on an empty directory; every file of a data set is one
-blob, written by ByteStream in messages of 64 KiB, then read back, eight at a time.  Sent are the
-bytes of data in messages; stored is what the server's directory takes, in bytes and in blocks;
-CPU is the server's, all its processes.
+blob, written by ByteStream in messages of 64 KiB, then read back, eight at a time, one version of
+the content after the other.  Sent are the bytes of data in messages; stored is what the server's
+directory takes, in bytes and in blocks; CPU is the server's, all its processes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import grpc
 import zstandard
 
 from benchmarks import proc, servers
+from benchmarks.chunked import Chunked, Whole
 from benchmarks.servers import Kind
 from cas.pb import bytestream_pb2 as bs
 
@@ -63,29 +65,34 @@ def contents(path: Path) -> Iterator[bytes]:
         yield path.read_bytes()
 
 
-def blobs(paths: Sequence[Path]) -> dict[str, bytes]:
-    """By digest: what is the same in two versions is one blob."""
-    found = {}
+Versions = Sequence[Mapping[str, bytes]]
+"""Blobs by their digests, in the order in which they came to be."""
+
+
+def blobs(paths: Sequence[Path]) -> Versions:
+    """A version for each path, without what an earlier one has."""
+    seen: set[str] = set()
+    out = []
     for path in paths:
-        for data in contents(path):
-            if data:
-                found[hashlib.sha256(data).hexdigest()] = data
-    return found
+        found = {hashlib.sha256(data).hexdigest(): data for data in contents(path) if data}
+        out.append({digest: data for digest, data in found.items() if digest not in seen})
+        seen |= found.keys()
+    return out
 
 
 class Client:
     """ByteStream as a client calls it."""
 
     def __init__(self, address: str, *, zstd: bool) -> None:
-        self._channel = grpc.insecure_channel(
+        self.channel = grpc.insecure_channel(
             address, options=[("grpc.max_receive_message_length", -1)]
         )
-        self._write: Any = self._channel.stream_unary(
+        self._write: Any = self.channel.stream_unary(
             "/google.bytestream.ByteStream/Write",
             request_serializer=bs.WriteRequest.SerializeToString,
             response_deserializer=bs.WriteResponse.FromString,
         )
-        self._read: Any = self._channel.unary_stream(
+        self._read: Any = self.channel.unary_stream(
             "/google.bytestream.ByteStream/Read",
             request_serializer=bs.ReadRequest.SerializeToString,
             response_deserializer=bs.ReadResponse.FromString,
@@ -93,7 +100,7 @@ class Client:
         self._zstd = zstd
 
     def close(self) -> None:
-        self._channel.close()
+        self.channel.close()
 
     def write(self, digest: str, data: bytes) -> int:
         kind, size = "blobs", len(data)
@@ -128,25 +135,37 @@ class Client:
         return len(got)
 
 
-def measure(kind: Kind, data: Mapping[str, bytes], parent: Path | None, *, zstd: bool) -> Result:
+def measure(
+    kind: Kind,
+    data: Versions,
+    parent: Path | None,
+    *,
+    zstd: bool,
+    chunks: bool = False,
+) -> Result:
     with (
         servers.scratch(parent) as scratch,
         servers.running(kind, scratch / "s") as server,
         ThreadPoolExecutor(CALLS) as pool,
     ):
         client = Client(server.address, zstd=zstd)
-        total = sum(map(len, data.values()))
+        way: Whole = Chunked(client.channel, client) if chunks else client
+        total = sum(len(blob) for version in data for blob in version.values())
         # What a first entry costs is not the data's.
         client.write(hashlib.sha256(FIRST).hexdigest(), FIRST)
         time.sleep(0.5)
         before = _taken(scratch)
         began = _cpu(server)
-        sent = sum(pool.map(lambda item: client.write(*item), data.items()))
+        sent = 0
+        for version in data:
+            sent += sum(pool.map(lambda item: way.write(*item), version.items()))
         written = _cpu(server)
         time.sleep(0.5)
         stored = [after - b for after, b in zip(_taken(scratch), before, strict=True)]
         read_from = _cpu(server)
-        received = sum(pool.map(lambda item: client.read(*item), data.items()))
+        received = 0
+        for version in data:
+            received += sum(pool.map(lambda item: way.read(*item), version.items()))
         read = _cpu(server)
         client.close()
     per = 1e6 * MIB / total
@@ -170,14 +189,22 @@ def _taken(directory: Path) -> tuple[int, int]:
     return length, blocks
 
 
+WAYS = {
+    (False, False): "plain",
+    (False, True): "zstd",
+    (True, False): "CDC",
+    (True, True): "CDC + zstd",
+}
+"""How content travels: (by chunks, as zstd)."""
+
 HEAD = "| data | server | as | sent | stored | blocks | received | write CPU | read CPU |"
 
 
-def row(name: str, kind: Kind, zstd: bool, result: Result) -> str:
+def row(name: str, kind: Kind, zstd: bool, result: Result, *, chunks: bool = False) -> str:
     cells = (
         name,
         kind.name,
-        "zstd" if zstd else "plain",
+        WAYS[chunks, zstd],
         f"{result.sent / MIB:.1f}",
         f"{result.stored / MIB:.1f}",
         f"{result.blocks / MIB:.1f}",
@@ -189,7 +216,7 @@ def row(name: str, kind: Kind, zstd: bool, result: Result) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="what zstd saves, and what it costs")
+    parser = argparse.ArgumentParser(description="what zstd and chunks save, and their cost")
     parser.add_argument("data", nargs="+", metavar="NAME=PATH[,PATH]", help="a data set")
     parser.add_argument("--bazel-remote", type=Path, metavar="FILE", help="also against it")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where servers store")
@@ -205,10 +232,12 @@ def main() -> None:
     for argument in options.data:
         name, _, paths = argument.partition("=")
         data = blobs([Path(path) for path in paths.split(",")])
-        for zstd in (False, True):
-            for kind in kinds:
-                result = measure(kind, data, options.scratch, zstd=zstd)
-                print(row(f"{name}, {result.content / MIB:.1f}", kind, zstd, result), flush=True)
+        for chunks, zstd in WAYS:
+            # bazel-remote splices, and does not split.
+            for kind in kinds[:2] if chunks else kinds:
+                result = measure(kind, data, options.scratch, zstd=zstd, chunks=chunks)
+                title = f"{name}, {result.content / MIB:.1f}"
+                print(row(title, kind, zstd, result, chunks=chunks), flush=True)
 
 
 if __name__ == "__main__":
