@@ -40,6 +40,8 @@ QUEUE = 1000
 """Blobs that may wait or be worked on; further ones are refused."""
 BATCH_BYTES = 8 << 20
 """Chunks that are committed together."""
+TRIES = 3
+"""How often a blob is cut until all of its chunks are there at one moment."""
 LIST_BYTES = 4_000_000
 """Largest list: below the 4 MiB that most clients take in a message.  At 512 KiB a chunk that is a
 blob of 25 GiB, by SHA-256."""
@@ -196,6 +198,16 @@ class Chunks:
         kept = self._kept(digest, FAST_CDC)
         if kept is not None:
             return kept
+        for _ in range(TRIES):
+            self._keep(digest, Split(self._enter_chunks(digest), FAST_CDC))
+            kept = self._kept(digest, FAST_CDC)
+            if kept is not None:
+                self._cut_blobs.add()
+                return kept
+        raise NoSpace(f"chunks of blob {digest} are evicted while it is cut")
+
+    def _enter_chunks(self, digest: Digest) -> list[bytes]:
+        """Their keys, in order.  Those that were there first may be evicted by now."""
         keys: list[bytes] = []
         fresh: dict[bytes, tuple[Digest, bytes]] = {}
         size = 0
@@ -215,10 +227,7 @@ class Chunks:
                     self._enter(fresh)
                     size = 0
         self._enter(fresh)
-        split = Split(keys, FAST_CDC)
-        self._keep(digest, split)
-        self._cut_blobs.add()
-        return split
+        return keys
 
     def _enter(self, chunks: dict[bytes, tuple[Digest, bytes]]) -> None:
         size = sum(digest.size for digest, _ in chunks.values())
