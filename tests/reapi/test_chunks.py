@@ -31,7 +31,7 @@ from cas.index.lmdb import Index
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
 from cas.reapi import chunks as module
-from cas.reapi.chunks import FAST_CDC, UNKNOWN, Chunks
+from cas.reapi.chunks import FAST_CDC, UNKNOWN, Chunks, Split
 from cas.store import admission
 from cas.store.directory import prepare
 from cas.store.interface import Blob, BlobStore, NewValue
@@ -361,6 +361,30 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         for one in pending:
             one.wait(PATIENCE)
         assert chunks.split(blobs[3], FAST_CDC).wait(PATIENCE).keys
+
+
+def test_what_others_have_done_meanwhile_is_not_done_again(metrics: Metrics) -> None:
+    """Another process, or a client that sent the blob whole."""
+    store = Slow()
+    with closing(Chunks(store, AVERAGE, metrics)) as chunks:
+        before = put(store, *(some(9_000, seed) for seed in range(module.THREADS)))
+        first, second = some(50_000, 8), some(50_000, 9)
+        busy = [chunks.split(blob, FAST_CDC) for blob in before]
+        (one,) = put(store, first)
+        split = chunks.split(one, FAST_CDC)
+        two = digests.of(second)
+        splice = chunks.splice(two, put(store, *pieces(second)), FAST_CDC)
+        there = Split([part.key for part in put(store, *pieces(first))], FAST_CDC)
+        chunks._keep(one, there)
+        put(store, second)
+        store.go_on.set()
+        for each in busy:
+            each.wait(PATIENCE)
+        assert split.wait(PATIENCE) == there
+        splice.wait(PATIENCE)
+        assert value(metrics, families.SPLITS, "cut") == len(before)
+        assert value(metrics, families.SPLICES, "known") == 1
+        assert value(metrics, families.SPLICES, "joined") == 0
 
 
 # --- eviction
