@@ -76,6 +76,9 @@ class Meter:
         self._monotonic = monotonic
         self._rest = 0
         self._rest_due = 0.0
+        self._staged = 0
+        self._before: int | None = None
+        """What had been written when the uploads were looked at last."""
 
     def measure(self) -> Usage:
         """Looks, and publishes what room there is."""
@@ -84,13 +87,17 @@ class Meter:
             self._rest_due = self._monotonic() + REST_SECONDS
         before = self._space.begin_look()
         # Uploads before blobs: one that is finished meanwhile is counted twice, not never.
-        staged = sum(found.bytes for found in staging(self._layout))
+        # Where there were none and nothing was written since, there are none: at rest the walk was
+        # all that a janitor did.
+        if self._staged or before != self._before:
+            self._staged = sum(found.bytes for found in staging(self._layout))
+            self._before = before
         totals = self._index.totals()
         disk = os.statvfs(self._layout.root)
         free = disk.f_bavail * disk.f_frsize
         # The first step of last-use times comes with the first entry.
         times = max(totals.uses_bytes, STEP_BYTES)
-        fixed = totals.file_bytes + times + staged + self._rest
+        fixed = totals.file_bytes + times + self._staged + self._rest
         used = fixed + index_charge(totals.live_bytes)
         on_disk = fixed + totals.disk_bytes
         limit = on_disk + free - self._limits.disk_reserve

@@ -14,7 +14,9 @@ import pytest
 
 from cas import digest as digests
 from cas.errors import NoSpace, StoreClosed
+from cas.store import usage
 from cas.store.files import Files
+from cas.store.layout import Layout
 from cas.store.local import LocalStore
 from cas.store.space import STALE_SECONDS, Space
 from cas.store.usage import SizeLimits, index_cost
@@ -232,6 +234,34 @@ def test_a_suspended_upload_keeps_what_came_and_gives_back_the_rest(opener: Open
     upload = store.upload("a", digest, 5 * MIB, data[5 * MIB :])
     upload.finish().wait(PATIENCE)
     assert store._space.room() <= before - 20 * MIB
+
+
+def test_uploads_are_looked_at_only_where_there_may_be_some(
+    opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opener()
+    walks: list[Layout] = []
+
+    def counted(layout: Layout) -> Iterator[usage.StagedFile]:
+        walks.append(layout)
+        return staging(layout)
+
+    staging = usage.staging
+    monkeypatch.setattr(usage, "staging", counted)
+    meter = usage.Meter(Layout(tmp_path / "store"), store._index, store._space, SizeLimits())
+    sizes = [meter.measure().used for _ in range(3)]
+    assert len(set(sizes)) == len(walks) == 1
+    digest, data = blob(20 * MIB)
+    upload = store.upload("a", digest, 0, data[: 5 * MIB])
+    upload.suspend()
+    for walked in (2, 3):
+        assert meter.measure().used - sizes[0] >= 5 * MIB
+        assert len(walks) == walked
+    store.upload("a", digest, 5 * MIB, b"").discard()
+    for _ in range(3):
+        assert meter.measure().used - sizes[0] < MIB
+    # Once to find none.
+    assert len(walks) == 4
 
 
 def test_small_blobs_wait_for_room_and_are_refused_in_the_end(
