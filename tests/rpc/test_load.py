@@ -204,8 +204,7 @@ def test_a_drain_under_load(kinds: Kinds) -> None:
 
     def call(number: int) -> None:
         try:
-            # With a deadline: now and then the client forgets a call whose server, any
-            # server, shuts down.
+            # With a deadline: see below.
             unary_unary(kinds.channel, "unary")(b"x", timeout=PATIENCE / 4)
         except grpc.RpcError as error:
             refused.append(error.code())
@@ -219,4 +218,8 @@ def test_a_drain_under_load(kinds: Kinds) -> None:
         assert kinds.server.engine.wait_for_termination(PATIENCE)
         for each in calls:
             each.result(PATIENCE)
-    assert set(refused) <= set(REFUSED)
+    # Now and then the client forgets a call whose server, any server, shuts down: one of the 16
+    # that are under way then, where a server that does not answer would leave all of them.
+    forgotten = refused.count(grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert forgotten <= 2
+    assert set(refused) - {grpc.StatusCode.DEADLINE_EXCEEDED} <= set(REFUSED)
