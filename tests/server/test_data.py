@@ -108,9 +108,20 @@ def test_an_upload_that_the_drain_cut_off_resumes_in_the_next_server(
     name = upload_name()
     over = threading.Event()
 
+    def has_begun() -> bool:
+        with channel(server) as asking:
+            try:
+                return status(asking, name).committed_size > 0
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                return False
+
     def interrupted() -> Iterator[bytestream_pb2.WriteRequest]:
         for count, message in enumerate(messages(name)):
             if count == 20:
+                # All of it may be on its way still.
+                until(has_begun, "the server takes in what is sent")
                 server.process.send_signal(signal.SIGTERM)
                 over.wait(PATIENCE)
                 return
