@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from cas import tables
 from cas.access.roles import ANONYMOUS, ROLES, Rule
@@ -42,14 +42,12 @@ from cas.options import (
     whole,
 )
 from cas.reapi.hosts import Host
+from cas.store.interface import Compression, Durability
 
 T = TypeVar("T")
 
 TABLES: tuple[tables.Tables[Any], ...] = (tables.ACCESS, tables.JWT)
 """Options of the file alone, by their fields' names."""
-
-Durability = Literal["strict", "batch", "none"]
-Compression = Literal["none", "zstd"]
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 

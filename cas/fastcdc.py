@@ -12,10 +12,6 @@ from typing import Final, NamedTuple, Protocol
 
 from pyfastcdc import Chunk, FastCDC
 
-MIN_AVERAGE = 1 << 10
-MAX_AVERAGE = 1 << 20
-"""Bytes; REAPI: a client ignores a server that advertises anything else."""
-
 SEED = 0
 _NORMALIZATION: Final = 2
 

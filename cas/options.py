@@ -226,7 +226,7 @@ def _average_from_text(text: str) -> int:
     if text == "none":
         return 0
     number = parse_size(text)
-    # What REAPI lets a server advertise.
+    # REAPI: a client ignores a server that advertises anything else.
     if not 1 << 10 <= number <= 1 << 20 or number.bit_count() > 1:
         raise ValueError(text)
     return number

@@ -119,15 +119,19 @@ async def keep(
     found = await expand(store, runtime, Named([*keys], roots=roots), place.function)
     _require(store, found.keys, asset)
     more = [key for key in found.keys if key != asset.digest.key]
+    await runtime.wait(_put(store, place, asset, author, more))
+
+
+def keep_fetched(store: BlobStore, place: Place, asset: Asset) -> Pending[None]:
+    """Keeps a blob that was fetched just now."""
+    return _put(store, place, asset)
+
+
+def _put(
+    store: BlobStore, place: Place, asset: Asset, author: str = "", more: Sequence[bytes] = ()
+) -> Pending[None]:
     meta = json.dumps({"since": asset.since, "expires": asset.expires}).encode()
     new = NewValue(asset.digest, None, meta, author, more)
-    await runtime.wait(store.put_value(_namespace(place), _key(place, asset.uri), new))
-
-
-def keep_fetched(store: BlobStore, place: Place, asset: Asset, author: str = "") -> Pending[None]:
-    """Keeps a blob that was fetched just now."""
-    meta = json.dumps({"since": asset.since, "expires": asset.expires}).encode()
-    new = NewValue(asset.digest, None, meta, author)
     return store.put_value(_namespace(place), _key(place, asset.uri), new)
 
 

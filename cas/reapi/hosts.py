@@ -21,6 +21,11 @@ _HOST = re.compile(
 )
 
 
+def bracketed(host: str) -> str:
+    """A host as it stands in URLs and headers."""
+    return f"[{host}]" if ":" in host else host
+
+
 class Host(NamedTuple):
     """What is allowed."""
 
@@ -32,8 +37,8 @@ class Host(NamedTuple):
     """None: that of the scheme."""
 
     def __str__(self) -> str:
-        name = f"[{self.name}]" if ":" in self.name else self.name
-        return f"{'*.' * self.below}{name}{'' if self.port is None else f':{self.port}'}"
+        port = "" if self.port is None else f":{self.port}"
+        return f"{'*.' * self.below}{bracketed(self.name)}{port}"
 
 
 class Location(NamedTuple):

@@ -26,7 +26,7 @@ from urllib.parse import urljoin
 
 from cas.digest import Digest, Function, shorten
 from cas.errors import LimitExceeded
-from cas.reapi.hosts import PORTS, Host, Location, is_allowed, is_public, locate
+from cas.reapi.hosts import PORTS, Host, Location, bracketed, is_allowed, is_public, locate
 from cas.reapi.integrity import Checksum
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending
@@ -197,7 +197,7 @@ class _Fetch:
             try:
                 # Its own connecting is not wanted: the name would be looked up again.
                 connection.sock = opened
-                headers = {**_HEADERS, "Host": _bracketed(location.host)}
+                headers = {**_HEADERS, "Host": bracketed(location.host)}
                 if location.port != PORTS[location.scheme]:
                     headers["Host"] += f":{location.port}"
                 connection.request("GET", location.target, headers=headers)
@@ -327,7 +327,3 @@ def _cut(opened: socket.socket) -> None:
     """Whoever reads there now comes to an end."""
     with suppress(OSError):
         opened.shutdown(socket.SHUT_RDWR)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

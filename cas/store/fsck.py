@@ -25,7 +25,7 @@ from cas.digest import Digest
 from cas.errors import DataLoss
 from cas.index import upkeep
 from cas.index.lmdb import Index
-from cas.index.records import FILE, IN_FILES, PACKED, minutes
+from cas.index.records import IN_FILES, PACKED, minutes
 from cas.index.upkeep import Mending
 from cas.store import layout as layouts
 from cas.store.adopt import BlobFile, adopt
@@ -246,13 +246,10 @@ class _Run:
 
     def _names(self, name: BlobName) -> bool:
         """Whether a record names this copy of the blob."""
-        digest, generation, packed = name
         try:
-            record = self._index.record(digest.key)
+            return name.is_copy_of(self._index.record(name.digest.key))
         except DataLoss:
             return False
-        where = PACKED if packed else FILE
-        return record is not None and record.where == where and record.generation == generation
 
     def _wrongly_sized(self, path: Path, digest: Digest) -> bool:
         """Whether a record names this file under another size: then it was found before."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from cas.metrics import families
@@ -67,12 +67,8 @@ def _checked(counts: Any) -> Counts:
     return {name: int(counts[name]) for name in NAMES}
 
 
-def _sum(parts: Iterable[Counts]) -> Counts:
-    out = dict.fromkeys(NAMES, 0)
-    for part in parts:
-        for name in NAMES:
-            out[name] += part[name]
-    return out
+def _none() -> Counts:
+    return dict.fromkeys(NAMES, 0)
 
 
 class Keeper:
@@ -97,9 +93,9 @@ class Keeper:
         self._due = timer() + SAVE_SECONDS
         kept = load(layout)
         if kept is None:
-            kept = Kept(clock(), run, _sum(()), _sum(()))
+            kept = Kept(clock(), run, _none(), _none())
         elif kept.run != run:
-            kept = Kept(kept.since, run, kept.all(), _sum(()))
+            kept = Kept(kept.since, run, kept.all(), _none())
         self._kept = kept
 
     def step(self) -> None:
@@ -114,10 +110,4 @@ class Keeper:
         if during == self._kept.during:
             return
         self._kept.during = during
-        told = {
-            "since": self._kept.since,
-            "run": self._kept.run,
-            "before": self._kept.before,
-            "during": during,
-        }
-        self._files.write_file(self._layout.hits, json.dumps(told).encode())
+        self._files.write_file(self._layout.hits, json.dumps(asdict(self._kept)).encode())

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cas.digest import BY_NAME, FUNCTIONS, Digest, Function, make
-from cas.index.records import PACKED, Record
+from cas.index.records import FILE, PACKED, Record
 
 ZST = ".zst"
 
@@ -129,6 +129,11 @@ class BlobName(NamedTuple):
     generation: int
     packed: bool
     """Whether its bytes are zstd."""
+
+    def is_copy_of(self, record: Record | None) -> bool:
+        """Whether `record`, of the same blob, names this copy."""
+        where = PACKED if self.packed else FILE
+        return record is not None and (record.where, record.generation) == (where, self.generation)
 
 
 def parse_blob(path: Path, size: int) -> BlobName | None:

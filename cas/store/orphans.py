@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cas.index.lmdb import Index
-from cas.index.records import FILE, PACKED
 from cas.store.files import Files, entries
 from cas.store.layout import Layout, parse_blob
 
@@ -49,12 +48,10 @@ def _remove_orphan(path: Path, index: Index, files: Files, before: float) -> os.
     found = parse_blob(path, state.st_size)
     if found is None:
         return None  # No blob's: not ours to remove.
-    digest, generation, packed = found
     # By the hash alone: what a file holds need not have the blob's size.
-    key = index.find(digest.key[: 1 + digest.function.length])
+    key = index.find(found.digest.key[: 1 + found.digest.function.length])
     record = index.record(key) if key is not None else None
-    where = PACKED if packed else FILE
-    if record is not None and (record.where, record.generation) == (where, generation):
+    if found.is_copy_of(record):
         return None
     files.remove(str(path))
     return state

@@ -54,16 +54,23 @@ def table(frames: Sequence[tuple[int, int]]) -> bytes:
 
 def pack_whole(data: Buffer, packer: Packer) -> bytes | None:
     """The file of a blob that is all there; None where that is not worthwhile."""
-    parts = []
-    sizes = []
+    sizes: list[tuple[int, int]] = []
     with memoryview(data) as view:
-        for at in range(0, len(view), FRAME_BYTES):
-            content = view[at : at + FRAME_BYTES]
-            parts.append(packer.pack(content))
-            sizes.append((len(parts[-1]), len(content)))
-            if not _is_worthwhile(sizes[0]):
-                return None
-    return b"".join((*parts, table(sizes)))
+        frames = _frames(view, packer, sizes)
+    return None if frames is None else b"".join((*frames, table(sizes)))
+
+
+def _frames(view: memoryview, packer: Packer, sizes: list[tuple[int, int]]) -> list[bytes] | None:
+    """The frames of the next content, whose sizes are added to those before; None where the first
+    of all was not worthwhile."""
+    frames = []
+    for at in range(0, len(view), FRAME_BYTES):
+        content = view[at : at + FRAME_BYTES]
+        frames.append(packer.pack(content))
+        sizes.append((len(frames[-1]), len(content)))
+        if not _is_worthwhile(sizes[0]):
+            return None
+    return frames
 
 
 def _is_worthwhile(sizes: tuple[int, int]) -> bool:
@@ -119,14 +126,10 @@ class PackedWriter:
     def add(self, view: memoryview) -> bool:
         """Takes the next content; False, with nothing left of the file, where that is not
         worthwhile."""
-        parts = []
-        for at in range(0, len(view), FRAME_BYTES):
-            content = view[at : at + FRAME_BYTES]
-            parts.append(self._packer.pack(content))
-            self._sizes.append((len(parts[-1]), len(content)))
-            if not _is_worthwhile(self._sizes[0]):
-                return False
-        self._write(parts)
+        frames = _frames(view, self._packer, self._sizes)
+        if frames is None:
+            return False
+        self._write(frames)
         return True
 
     def finish(self) -> tuple[int, int]:

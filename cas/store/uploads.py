@@ -500,21 +500,17 @@ class LocalUpload:
 
     def _commit_file(self) -> Pending[None]:
         uploads = self._uploads
-        if self._packing is not None and not self._flushed and self._rest is None:
-            # All of it is in memory: once it is packed, it need not be in staging too.
-            part = self._view[: self._fill]
-            if self._pack(part):
-                self._hasher.update(part)
-                return self._commit_packed(self._packing)
-        self.flush()
+        in_memory = self._packing is not None and not self._flushed and self._rest is None
+        if in_memory and self._pack(self._view[: self._fill]):
+            # All of it: once it is packed, it need not be in staging too.
+            self._hasher.update(self._view[: self._fill])
+        else:
+            self.flush()
+        digests.check(self.digest, self._hasher, self.offset)
+        if self._resumed:
+            self._packing = uploads.pack_staged(self._path, self._fd, self.digest.size)
         if self._packing is not None:
             return self._commit_packed(self._packing)
-        if self._resumed:
-            digests.check(self.digest, self._hasher, self.offset)
-            packing = uploads.pack_staged(self._path, self._fd, self.digest.size)
-            if packing is not None:
-                return self._commit_packed(packing)
-        digests.check(self.digest, self._hasher, self.offset)
         generation = secrets.randbits(32)
         pending: Pending[None] = Pending()
         work = Work(
@@ -532,8 +528,6 @@ class LocalUpload:
         return pending
 
     def _commit_packed(self, packing: PackedWriter) -> Pending[None]:
-        self._packing = packing
-        digests.check(self.digest, self._hasher, self.offset)
         self._packing = None
         pending = self._uploads.commit_packed(self.digest, packing, self._path)
         self._let_go()
