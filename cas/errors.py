@@ -70,6 +70,10 @@ class DataLoss(CasError):
     """Stored bytes are damaged: they no longer match what the index says of them."""
 
 
+class Unavailable(CasError):
+    """What lies upstream cannot be had now; the caller may try again later."""
+
+
 class StoreClosed(CasError):
     """The store is shutting down; the caller may try again elsewhere or later."""
 

@@ -33,6 +33,7 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.MissingReferences: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DataLoss: grpc.StatusCode.DATA_LOSS,
     errors.StoreClosed: grpc.StatusCode.UNAVAILABLE,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
 _WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)

@@ -25,6 +25,7 @@ _STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.MissingReferences: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.DataLoss: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StoreClosed: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 log = logging.getLogger("cas.http")

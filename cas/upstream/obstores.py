@@ -1,0 +1,149 @@
+"""Object stores by `obstore`: S3 and what speaks it, Google's, Azure's, memory and directories.
+
+Rule: the only importer of obstore; its exceptions become `objects.UpstreamError` here.  Its own
+retries are off: they know neither our budget nor our breaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore import exceptions
+from obstore.store import from_url
+
+from cas.errors import ConfigError
+from cas.upstream.objects import Absent, Broken, Entry, Object, Refused
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ObjectStore
+
+SCHEMES = ("s3", "gs", "az", "file", "memory")
+
+PIECE = 1 << 20
+"""Bytes in which objects come, at least, but for the last."""
+PART = 8 << 20
+"""Bytes of one part of an object that is sent in parts: S3 takes 10,000 of them, 5 MiB or more."""
+PARTS_AT_ONCE = 2
+"""Of one object: each is held in memory."""
+
+_REFUSALS = (
+    PermissionError,
+    exceptions.PermissionDeniedError,
+    exceptions.UnauthenticatedError,
+    exceptions.InvalidPathError,
+    exceptions.NotSupportedError,
+    exceptions.UnknownConfigurationKeyError,
+)
+
+
+def connect(url: str, options: Mapping[str, Any], *, connect_timeout: float) -> ObStore:
+    """The store at `url`, of one of `SCHEMES`; nothing is asked yet.
+
+    Credentials come by the usual ways of each store (environment, files, the machine's role);
+    `options` are obstore's (``endpoint``, ``region``, …).  Raises ConfigError.
+    """
+    if url.partition("://")[0] not in SCHEMES:
+        raise ConfigError(f"upstream {url!r} is not at one of {', '.join(SCHEMES)}")
+    settings: dict[str, Any] = {**options}
+    if url.startswith(("s3://", "gs://", "az://")):
+        client = {"connect_timeout": f"{connect_timeout:g}s", "allow_http": _is_http(options)}
+        # Time is the caller's to limit: a large object may take long, if it gets on.
+        settings |= {"client_options": {**client, "timeout": "1d"}}
+        settings |= {"retry_config": {"max_retries": 0}}
+    elif url.startswith("file://"):
+        settings |= {"mkdir": True}
+    try:
+        return ObStore(from_url(url, **settings))
+    except (exceptions.BaseError, ValueError, OSError) as error:
+        raise ConfigError(f"upstream {url!r}: {_first_line(error)}") from error
+
+
+class ObStore:
+    """See `objects.Objects`."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def head(self, key: str, /) -> int:
+        with _translated(key):
+            return (await obstore.head_async(self._store, key))["size"]
+
+    async def get(self, key: str, start: int, end: int | None, /) -> Object:
+        with _translated(key):
+            if start == 0 and end is None:
+                return _Coming(key, await obstore.get_async(self._store, key))
+            options: GetOptions = {"range": {"offset": start} if end is None else (start, end)}
+            return _Coming(key, await obstore.get_async(self._store, key, options=options))
+
+    async def put(self, key: str, data: bytes, /) -> None:
+        with _translated(key, writes=True):
+            await obstore.put_async(self._store, key, data, use_multipart=False)
+
+    async def put_parts(self, key: str, parts: AsyncIterator[bytes], /) -> None:
+        with _translated(key, writes=True):
+            await obstore.put_async(
+                self._store,
+                key,
+                parts,
+                use_multipart=True,
+                chunk_size=PART,
+                max_concurrency=PARTS_AT_ONCE,
+            )
+
+    async def copy(self, source: str, target: str, /) -> None:
+        with _translated(source):
+            await obstore.copy_async(self._store, source, target)
+
+    async def delete(self, key: str, /) -> None:
+        try:
+            with _translated(key):
+                await obstore.delete_async(self._store, key)
+        except Absent:
+            pass
+
+    async def list(self, prefix: str, /) -> AsyncIterator[Sequence[Entry]]:
+        with _translated(prefix):
+            async for batch in obstore.list(self._store, prefix):
+                yield [Entry(entry["path"], entry["size"]) for entry in batch]
+
+
+class _Coming:
+    """See `objects.Object`."""
+
+    def __init__(self, key: str, result: Any) -> None:
+        self._key = key
+        self._result = result
+        self.size: int = result.meta["size"]
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        with _translated(self._key):
+            async for piece in self._result.stream(min_chunk_size=PIECE):
+                yield piece
+
+
+@contextmanager
+def _translated(key: str, *, writes: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        if writes:
+            # What is lacking is the bucket.
+            raise Refused(f"{key}: {_first_line(error)}") from error
+        raise Absent(f"no object {key}") from None
+    except _REFUSALS as error:
+        raise Refused(f"{key}: {_first_line(error)}") from error
+    except (exceptions.BaseError, OSError) as error:
+        raise Broken(f"{key}: {_first_line(error)}") from error
+
+
+def _is_http(options: Mapping[str, Any]) -> bool:
+    return str(options.get("endpoint", "")).startswith("http://")
+
+
+def _first_line(error: BaseException) -> str:
+    """What follows is obstore's own, for its developers."""
+    return str(error).partition("\n")[0]
