@@ -24,7 +24,7 @@ from cas.api.status import guarded
 from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NoSpace, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as pb
-from cas.reapi.blobs import has_room
+from cas.reapi.blobs import has_room, kept, open_beyond, read_later
 from cas.store.interface import Blob, BlobStore, Buffer, Upload
 from cas.zstd import Packer, unpack
 
@@ -98,7 +98,10 @@ class ByteStream:
                 await context.write(wire.read_response(part))
             return
         # A blob that is not there is NOT_FOUND even if nothing of it would be read.
-        blob = self._store.open(digest)
+        try:
+            blob = self._store.open(digest)
+        except NotFound:
+            blob = await open_beyond(self._store, self._runtime, digest)
         self._reads += 1
         try:
             await self._send(blob, offset, end, context)
@@ -114,7 +117,10 @@ class ByteStream:
         if data is not None:
             await context.write(wire.read_response(self._packer.pack(data[offset:])))
             return
-        blob = self._store.open(digest)
+        try:
+            blob = self._store.open(digest)
+        except NotFound:
+            blob = await open_beyond(self._store, self._runtime, digest)
         self._reads += 1
         try:
             packed = blob.packed() if offset == 0 else None
@@ -137,7 +143,7 @@ class ByteStream:
             response = wire.ReadResponseBuffer(min(self._read_bytes(), end - offset))
             count = blob.read_into(response.data, offset, wait=False)
             if count < 0:
-                count = await self._runtime.offload(blob.read_into, response.data, offset)
+                count = await read_later(self._runtime, blob, response.data, offset)
             await context.write(response.message(count))
             offset += count
 
@@ -158,6 +164,8 @@ class ByteStream:
         # Whose bytes are dropped is answered as if they were here already.
         dropped = self._gate is not None and not self._gate.keeps(context)
         if dropped or self._store.contains(digest):
+            if not dropped:
+                await kept(self._store, self._runtime, digest)
             sent = offset + len(data) if packed else None
             return await self._already(digest, finish, context, sent)
         upload_name = names.format(resource)
@@ -268,12 +276,14 @@ class ByteStream:
             self._gate.read(context)
         digest = resource.digest
         if self._store.contains(digest):
+            await kept(self._store, self._runtime, digest)
             return pb.QueryWriteStatusResponse(committed_size=digest.size, complete=True)
         name = names.format(resource)
         size = await self._runtime.offload(self._store.committed_size, name)
         if size is None:
             # It may have been finished in the moment between the two looks.
             if self._store.contains(digest):
+                await kept(self._store, self._runtime, digest)
                 return pb.QueryWriteStatusResponse(committed_size=digest.size, complete=True)
             # Bazel gives an upload up on NOT_FOUND; only REAPI clients send the header.
             if resource.upload is None or caller.header(context) is None:
@@ -353,6 +363,7 @@ class _WriteStream:
         """Another client finished the same blob first."""
         upload = self._upload
         await self._runtime.offload(upload.discard)
+        await kept(self._store, self._runtime, upload.digest)
         sent = upload.offset if isinstance(upload, compressed.CompressedUpload) else None
         return await self._service._already(upload.digest, finished, self._context, sent)
 

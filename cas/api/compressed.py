@@ -19,6 +19,7 @@ from cas.api import wire
 from cas.digest import Digest
 from cas.errors import InvalidArgument
 from cas.pb import remote_execution_pb2 as pb
+from cas.reapi.blobs import arrived
 from cas.store.interface import Blob, BlobStore, Buffer, Upload
 from cas.zstd import Decoder, Packer, unpack
 
@@ -66,6 +67,7 @@ async def send(
         return start + count, packer.pack(view[:count])
 
     while True:
+        await arrived(runtime, blob, offset)
         offset, packed = await runtime.offload(piece, offset)
         await context.write(wire.read_response(packed))
         if offset == blob.size:

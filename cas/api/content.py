@@ -6,7 +6,7 @@ blob never fails the others.  Streams are `bytestream`'s.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,7 +20,7 @@ from cas.api.status import guarded
 from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
-from cas.reapi.blobs import has_room, read_whole
+from cas.reapi.blobs import has_room, lacking, read_whole
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending, resolved
 from cas.zstd import Packer
@@ -75,7 +75,13 @@ class Content:
         context.instance = names.check_instance(asked.instance_name)
         if self._gate is not None:
             self._gate.read(context)
-        return wire.find_missing_response(asked, self._store.present(asked.keys))
+        found = self._store.present(asked.keys)
+        beyond = self._store.beyond
+        if beyond is not None:
+            lacking = [key for key in asked.keys if key not in found]
+            if lacking:
+                found |= await self._runtime.wait(beyond.present(lacking))
+        return wire.find_missing_response(asked, found)
 
     # --- BatchUpdateBlobs ------------------------------------------------------------
 
@@ -114,7 +120,8 @@ class Content:
 
     async def _put(self, blobs: Sequence[tuple[Digest, memoryview]]) -> list[Pending[None]]:
         """What is here already is not hashed or written again."""
-        missing = self._store.missing([digest.key for digest, _ in blobs])
+        keys = [digest.key for digest, _ in blobs]
+        missing = self._store.missing(keys)
         fresh = [blobs[place] for place in missing]
         threshold = self._store.inline_threshold
         if all(digest.size <= threshold for digest, _ in fresh):
@@ -123,7 +130,11 @@ class Content:
             size = sum(digest.size for digest, _ in fresh)
             await has_room(self._store, self._runtime, size)
             written = await self._runtime.offload(self._store.put, fresh)
-        out = [_HERE] * len(blobs)
+        here = _HERE
+        if self._store.beyond is not None and len(fresh) < len(blobs):
+            absent = {keys[place] for place in missing}
+            here = self._store.beyond.keep([key for key in keys if key not in absent])
+        out = [here] * len(blobs)
         for place, pending in zip(missing, written, strict=True):
             out[place] = pending
         return out
@@ -157,6 +168,8 @@ class Content:
         small = self._store.read_small_many(keys)
         sizes = [len(small[key]) if key in small else digests.from_key(key).size for key in keys]
         self._limits.check_batch(sum(sizes), "answer")
+        if self._store.beyond is not None:
+            self._bring(key for key in keys if key not in small)
         results = []
         for key, encoded in zip(batch.keys, batch.encoded, strict=True):
             data = small.get(key) if isinstance(key, bytes) else None
@@ -167,6 +180,12 @@ class Content:
         if compressed.ZSTD in batch.compressors:
             results = await self._runtime.offload(compressed.pack_batch, results, self._packer)
         return wire.batch_read_response(results)
+
+    def _bring(self, keys: Iterable[bytes]) -> None:
+        """Has those come together that are read one after the other."""
+        assert self._store.beyond is not None
+        wanted = [digests.from_key(key) for key in keys]
+        self._store.beyond.bring([one for one in wanted if not self._store.contains(one)])
 
     async def _read(self, key: bytes | CasError) -> tuple[bytes, int, str]:
         """A blob that is not inline, or its error."""
@@ -196,7 +215,7 @@ class Content:
         if request.page_size < 0:
             raise InvalidArgument(f"page_size is {request.page_size}, expected 0 or more")
         page_size = min(request.page_size or TREE_PAGE, TREE_PAGE)
-        if not self._store.contains(root):
+        if not self._store.contains(root) and await lacking(self._store, self._runtime, [root.key]):
             raise NotFound(f"root directory {root} is not here")
         page = pb.GetTreeResponse()
         size = 0
@@ -224,6 +243,8 @@ class Content:
         level = [root]
         while level:
             below: list[Digest] = []
+            if self._store.beyond is not None:
+                self._bring(digest.key for digest in level)
             for digest in level:
                 try:
                     raw = await read_whole(self._store, self._runtime, digest)

@@ -18,6 +18,9 @@ from cas.http.context import Context, Reply
 from cas.http.headers import Span
 from cas.http.paths import Target
 from cas.http.sending import WORTHWHILE, Stream, compress, is_worthwhile
+from cas.reapi.blobs import kept, open_beyond
+from cas.store.coming import Coming
+from cas.store.interface import Blob, Found
 
 COMPRESSED_FROM = 1024
 """Smaller blobs are not worth compressing, bytes."""
@@ -27,9 +30,27 @@ async def read(context: Context, request: BaseRequest, target: Target) -> Reply:
     """GET and HEAD."""
     found = context.store.look_up(target.prefix)
     if found is None:
-        raise NotFound(f"no blob has the hash {target.key}")
+        found = await _beyond(context, target)
     digest, data = found
     return await content(context, request, digest, data, compressible=True)
+
+
+async def _beyond(context: Context, target: Target) -> Found:
+    """What lies behind the store."""
+    beyond = context.store.beyond
+    digest = None
+    if beyond is not None:
+        digest = await context.runtime.wait(beyond.find(target.prefix))
+    if digest is None:
+        raise NotFound(f"no blob has the hash {target.key}")
+    return Found(digest, None)
+
+
+async def _open(context: Context, digest: Digest) -> Blob:
+    try:
+        return context.store.open(digest)
+    except NotFound:
+        return await open_beyond(context.store, context.runtime, digest)
 
 
 async def write(context: Context, request: BaseRequest, target: Target) -> Reply:
@@ -38,8 +59,9 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
     body = context.body(request)
     size = body.length
     if size is None or size > WHOLE or body.encoded:
-        if store.look_up(target.prefix) is not None:
+        if (found := store.look_up(target.prefix)) is not None:
             await body.discard()
+            await kept(store, runtime, found.digest)
             return Answer(200)
         _, pending = await body.spooled(store, runtime, target.function, expected=target.prefix)
         await runtime.wait(pending)
@@ -48,6 +70,7 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
     digest = digests.make(target.function, target.prefix[1:], size)
     if store.contains(digest):
         digests.verify(digest, data)
+        await kept(store, runtime, digest)
         return Answer(200)
     await context.writer.put(digest, data)
     return Answer(200)
@@ -83,7 +106,7 @@ async def content(
         fields += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.end - 1, digest.size)
         if data is not None:
             return Answer(206, fields, data[span.start : span.end])
-        return Stream(context.runtime, context.store.open(digest), 206, fields, span)
+        return Stream(context.runtime, await _open(context, digest), 206, fields, span)
     fields += b"Accept-Ranges: bytes\r\n"
     as_zstd = (
         compressible
@@ -97,14 +120,15 @@ async def content(
         return Answer(200, fields, data)
     if request.method == "HEAD":
         return Answer(200, fields, length=digest.size)
-    blob = context.store.open(digest)
+    blob = await _open(context, digest)
     try:
         stored = blob.packed() if as_zstd else None
         if stored is not None:
             # As it is.
             whole = Span(0, stored.size)
             return Stream(context.runtime, stored, 200, _encoded(fields), whole)
-        as_zstd = as_zstd and request.version >= (1, 1)
+        # Whether a blob shrinks that is on its way here would be known too late.
+        as_zstd = as_zstd and request.version >= (1, 1) and not isinstance(blob, Coming)
         if as_zstd and await is_worthwhile(context.runtime, blob):
             fields, packs = _encoded(fields), True
         else:

@@ -16,10 +16,11 @@ import socket
 import zstandard
 from aiohttp.web import BaseRequest
 
-from cas.errors import DataLoss
+from cas.errors import DataLoss, Unavailable
 from cas.http.answers import STALL_SECONDS, head_of
 from cas.http.headers import Span
 from cas.http.runtime import LoopRuntime
+from cas.reapi.blobs import read_later
 from cas.store.interface import Blob
 
 PIECE = 1 << 20
@@ -61,9 +62,10 @@ class Stream:
         """See `Answer.send`."""
         try:
             await self._send(request, keep_alive)
-        except DataLoss as error:
+        except (DataLoss, Unavailable) as error:
             # Too late for a status: an end before the announced length says that it failed.
-            log.error("stored data is damaged", extra={"error": str(error)})
+            if isinstance(error, DataLoss):
+                log.error("stored data is damaged", extra={"error": str(error)})
             raise ConnectionAbortedError(str(error)) from None
         finally:
             self._blob.close()
@@ -127,7 +129,7 @@ class Stream:
 
     async def _read(self, view: memoryview, at: int) -> int:
         count = self._blob.read_into(view, at, wait=False)
-        return count if count >= 0 else await self._runtime.offload(self._blob.read_into, view, at)
+        return count if count >= 0 else await read_later(self._runtime, self._blob, view, at)
 
     async def _send_file(self, connection: int, fd: int, head: bytes) -> None:
         """`head` and the span, straight to the socket: nothing waits in the transport."""

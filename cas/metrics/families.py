@@ -224,6 +224,50 @@ SCRUBBED_AT = Family(
     latest=True,
 )
 
+# --- upstream
+
+UPSTREAM_REQUESTS = Family(
+    "cas_upstream_requests_total",
+    "counter",
+    "Requests to the object store, retries included: ok, absent, failed, refused, or late.",
+    ("operation", "outcome"),
+)
+UPSTREAM_SECONDS = Family(
+    "cas_upstream_request_seconds",
+    "histogram",
+    "From a request to the object store to the head of its answer, or its end.",
+    ("operation",),
+    _LATENCIES,
+)
+UPSTREAM_RETRIES = Family(
+    "cas_upstream_retries_total", "counter", "Requests to the object store that were made again."
+)
+UPSTREAM_REMEMBERED = Family(
+    "cas_upstream_remembered_blobs_total",
+    "counter",
+    "Blobs asked for whose presence upstream was known from a short while ago.",
+)
+UPSTREAM_BYTES = Family(
+    "cas_upstream_bytes_total",
+    "counter",
+    "Bytes of objects: received from the object store, or sent to it.",
+    ("direction",),
+)
+UPSTREAM_FETCHED = Family(
+    "cas_upstream_fetched_blobs_total", "counter", "Blobs that were brought here and found right."
+)
+UPSTREAM_BAD = Family(
+    "cas_upstream_bad_objects_total",
+    "counter",
+    "Objects that were found damaged, and moved to quarantine.",
+)
+UPSTREAM_DOWN = Family(
+    "cas_upstream_down",
+    "gauge",
+    "1 while a process leaves the object store alone because it fails.",
+    latest=True,
+)
+
 # --- processes
 
 LOGGED = Family(
@@ -253,6 +297,8 @@ COUNTED: tuple[Family, ...] = (
     STORE_USED_BYTES, STORE_LIMIT_BYTES, STORE_ENTRIES, DISK_FREE_BYTES, STORE_FULL,
     EVICTED, EVICTED_BYTES, EVICTED_AGE, ORPHANS,
     SCRUBBED, SCRUBBED_BYTES, SCRUB_BAD, SCRUBBED_AT,
+    UPSTREAM_REQUESTS, UPSTREAM_SECONDS, UPSTREAM_RETRIES, UPSTREAM_REMEMBERED, UPSTREAM_BYTES,
+    UPSTREAM_FETCHED, UPSTREAM_BAD, UPSTREAM_DOWN,
     LOGGED, WORKERS, WORKERS_WANTED, WORKER_ENDS, STARTED_AT,
 )  # fmt: skip
 """What the processes count, in the order in which it is shown."""

@@ -6,14 +6,20 @@ beside its bytes; a hit parses nothing and reads no tree.
 
 from __future__ import annotations
 
+import logging
+
+from google.protobuf.message import DecodeError
+
 from cas import digest as digests
 from cas.digest import Digest, Function
-from cas.errors import MissingReferences, NotFound
+from cas.errors import DataLoss, InvalidArgument, MissingReferences, NotFound, Unavailable
 from cas.pb import remote_execution_pb2 as pb
-from cas.reapi.blobs import has_room
+from cas.reapi.blobs import has_room, lacking
 from cas.reapi.references import References, expand, named_by
 from cas.reapi.runtime import Runtime
 from cas.store.interface import Action, BlobStore, NewAction
+
+log = logging.getLogger("cas.reapi")
 
 
 async def settled(
@@ -26,11 +32,44 @@ async def settled(
     """
     if action is not None and not action.expanded:
         action = await _expanded(store, runtime, instance, digest, action)
+    if store.beyond is not None and (action is None or not action.complete):
+        action = await _from_beyond(store, runtime, instance, digest, action)
     if action is None or not action.complete:
         if action is not None:
             store.drop_action(instance, digest, action)
         raise NotFound(f"no action result of {digest} in instance {instance!r}")
     return action
+
+
+async def _from_beyond(
+    store: BlobStore, runtime: Runtime, instance: str, digest: Digest, action: Action | None
+) -> Action | None:
+    """`action`, complete if what it lacks here lies behind; else what is kept there."""
+    assert store.beyond is not None
+    expanded = action is not None and action.expanded
+    if action is not None and expanded and not await lacking(store, runtime, action.references):
+        return action._replace(complete=True)
+    try:
+        raw = await runtime.wait(store.beyond.action(instance, digest))
+    except Unavailable:
+        # To who asks, an upstream that cannot be had is an empty one.
+        return action
+    if raw is None or (action is not None and expanded and raw == action.result):
+        return action
+    try:
+        result = pb.ActionResult.FromString(raw)
+        references = await _references(store, runtime, result, digest.function)
+    except (DecodeError, InvalidArgument, DataLoss, Unavailable) as error:
+        log.warning(
+            "an action result from upstream is of no use",
+            extra={"action": str(digest), "error": str(error)},
+        )
+        return action
+    if not references.expanded or await lacking(store, runtime, references.keys):
+        return action
+    new = NewAction(raw, references.keys, expanded=True)
+    await runtime.wait(store.beyond.keep_action(instance, digest, new))
+    return Action(raw, references.keys, expanded=True, complete=True)
 
 
 async def _expanded(
@@ -63,8 +102,9 @@ async def keep(
     """
     await _keep_inlined(store, runtime, result, digest.function)
     references = await _references(store, runtime, result, digest.function)
-    if require_references:
-        _require(store, references)
+    # What lies behind serves others, who must never find an action result without its blobs.
+    if require_references or store.beyond is not None:
+        await _require(store, runtime, references)
     new = NewAction(raw, references.keys, references.expanded, author)
     await runtime.wait(store.put_action(instance, digest, new))
 
@@ -97,10 +137,10 @@ async def _keep_inlined(
         await runtime.wait(pending)
 
 
-def _require(store: BlobStore, references: References) -> None:
-    missing = store.missing(references.keys)
+async def _require(store: BlobStore, runtime: Runtime, references: References) -> None:
+    missing = await lacking(store, runtime, references.keys)
     if missing:
-        first = digests.from_key(references.keys[missing[0]])
+        first = digests.from_key(missing[0])
         raise MissingReferences(
             f"the action result references {len(missing)} blobs that are not here, blob "
             f"{first} among them; expected all of them to be uploaded before"

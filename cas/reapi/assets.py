@@ -15,6 +15,7 @@ from cas.digest import Digest, Function, from_key, parse, shorten
 from cas.errors import InvalidArgument, MissingReferences
 from cas.pb import asset_pb2
 from cas.pb import remote_execution_pb2 as pb
+from cas.reapi.blobs import lacking
 from cas.reapi.instances import namespace
 from cas.reapi.references import Named, expand
 from cas.reapi.runtime import Runtime
@@ -115,9 +116,9 @@ async def keep(
         roots.append(asset.digest)
     keys = {digest.key: None for digest in (*blobs, *roots, asset.digest)}
     # What is absent is told before a tree of it is looked into.
-    _require(store, [*keys], asset)
+    await _require(store, runtime, [*keys], asset)
     found = await expand(store, runtime, Named([*keys], roots=roots), place.function)
-    _require(store, found.keys, asset)
+    await _require(store, runtime, found.keys, asset)
     more = [key for key in found.keys if key != asset.digest.key]
     await runtime.wait(_put(store, place, asset, author, more))
 
@@ -140,12 +141,12 @@ def digests_of(messages: Iterable[pb.Digest], function: Function) -> list[Digest
     return [parse(message.hash, message.size_bytes, function) for message in messages]
 
 
-def _require(store: BlobStore, keys: Sequence[bytes], asset: Asset) -> None:
-    missing = store.missing(keys)
+async def _require(store: BlobStore, runtime: Runtime, keys: Sequence[bytes], asset: Asset) -> None:
+    missing = await lacking(store, runtime, keys)
     if missing:
         raise MissingReferences(
             f"of the asset {shorten(asset.uri)} {len(missing)} blobs are not here, blob "
-            f"{from_key(keys[missing[0]])} among them; expected all of them to be uploaded before"
+            f"{from_key(missing[0])} among them; expected all of them to be uploaded before"
         )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cas.digest import Digest
+from cas.errors import NotFound
 from cas.reapi.runtime import Runtime
-from cas.store.interface import BlobStore
+from cas.store.coming import Coming
+from cas.store.interface import Blob, BlobStore
 
 
 async def read_whole(store: BlobStore, runtime: Runtime, digest: Digest) -> bytes:
@@ -13,9 +17,60 @@ async def read_whole(store: BlobStore, runtime: Runtime, digest: Digest) -> byte
     Raises NotFound; DataLoss when it is shorter on disk than the index says.
     """
     data = store.read_small(digest)
-    if data is None:
-        data = await runtime.offload(_read_file, store, digest)
-    return data
+    if data is not None:
+        return data
+    try:
+        return await runtime.offload(_read_file, store, digest)
+    except NotFound:
+        blob = await open_beyond(store, runtime, digest)
+    try:
+        whole = bytearray(blob.size)
+        view = memoryview(whole)
+        done = 0
+        while done < len(whole):
+            done += await read_later(runtime, blob, view[done:], done)
+        return bytes(whole)
+    finally:
+        blob.close()
+
+
+async def open_beyond(store: BlobStore, runtime: Runtime, digest: Digest) -> Blob:
+    """A blob that the store lacks, from what lies behind it.
+
+    Raises NotFound, also where nothing does; DataLoss, Unavailable.
+    """
+    if store.beyond is None:
+        raise NotFound(f"blob {digest} is not here")
+    return await runtime.wait(store.beyond.open(digest))
+
+
+async def read_later(runtime: Runtime, blob: Blob, view: memoryview, offset: int) -> int:
+    """As `Blob.read_into`, on a helper thread once the bytes are here."""
+    await arrived(runtime, blob, offset)
+    return await runtime.offload(blob.read_into, view, offset)
+
+
+async def arrived(runtime: Runtime, blob: Blob, offset: int) -> None:
+    """Waits until bytes at `offset` are here, for a blob that is still on its way."""
+    if isinstance(blob, Coming):
+        coming = blob.ready(offset)
+        if coming is not None:
+            await runtime.wait(coming)
+
+
+async def lacking(store: BlobStore, runtime: Runtime, keys: Sequence[bytes]) -> list[bytes]:
+    """Those of `keys` that are neither here nor behind here."""
+    absent = [keys[place] for place in store.missing(keys)]
+    if absent and store.beyond is not None:
+        found = await runtime.wait(store.beyond.present(absent, sure=True))
+        absent = [key for key in absent if key not in found]
+    return absent
+
+
+async def kept(store: BlobStore, runtime: Runtime, *digests: Digest) -> None:
+    """Waits until blobs that are here are where a write would be acknowledged."""
+    if store.beyond is not None:
+        await runtime.wait(store.beyond.keep([digest.key for digest in digests]))
 
 
 async def has_room(store: BlobStore, runtime: Runtime, size: int) -> None:

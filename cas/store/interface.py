@@ -154,8 +154,45 @@ class Upload(Protocol):
         """*Blocking.*  Forgets the upload and its bytes.  Nothing on a closed one."""
 
 
+class Beyond(Protocol):
+    """What lies behind a store and must be waited for.  Any thread may ask.
+
+    A store with one answers for what is here; whoever needs more asks here, after a miss.  What
+    fails because nothing is heard of it fails with Unavailable.
+    """
+
+    def present(self, keys: Sequence[bytes], /, *, sure: bool = False) -> Pending[set[bytes]]:
+        """Those of `keys`, which are not here, that are there.  What nobody can tell is left out:
+        a client that sends it once more does no harm.  `sure` does without the memory of what
+        was absent a moment ago."""
+
+    def bring(self, digests: Sequence[Digest], /) -> None:
+        """Begins to fetch blobs that will be asked for presently."""
+
+    def open(self, digest: Digest, /) -> Pending[Blob]:
+        """The blob, which may be a `Coming`; from now on it is on its way here, whether or not it
+        is read.  Fails with NotFound; with DataLoss where what is there is another one."""
+
+    def find(self, prefix: bytes, /) -> Pending[Digest | None]:
+        """As `BlobStore.find`."""
+
+    def keep(self, keys: Sequence[bytes], /) -> Pending[None]:
+        """Resolved once they are there: those that are here only are sent.  Fails with NotFound
+        where one is neither here nor there."""
+
+    def action(self, instance: str, digest: Digest, /) -> Pending[bytes | None]:
+        """The ActionResult that is kept there."""
+
+    def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        """Keeps here what `action` gave."""
+
+
 class BlobStore(Protocol):
     """Blobs by digest, uploads by name, action results by (instance, action digest)."""
+
+    @property
+    def beyond(self) -> Beyond | None:
+        """None for a store that is all there is."""
 
     # --- blobs
 

@@ -35,6 +35,7 @@ from cas.metrics.instruments import Metrics
 from cas.store.administration import Administration
 from cas.store.admission import Admission
 from cas.store.adopt import BAD_MEDIUM
+from cas.store.coming import Staging
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.counts import ReadCounts
 from cas.store.directory import check_format
@@ -42,6 +43,7 @@ from cas.store.files import Files, Seam
 from cas.store.gathering import GatheringUpload
 from cas.store.interface import (
     Action,
+    Beyond,
     Buffer,
     Compression,
     Durability,
@@ -115,6 +117,8 @@ def open_store(
 
 class LocalStore:
     """See `interface.BlobStore`."""
+
+    beyond: Beyond | None = None
 
     def __init__(
         self,
@@ -289,6 +293,17 @@ class LocalStore:
 
     def committed_size(self, name: str, /) -> int | None:
         return self._uploads.committed_size(name)
+
+    def staged(self, name: str, /) -> Staging | None:
+        """What there is of the upload `name` so far, to be read while more comes; None if there is
+        no such upload."""
+        path = self._layout.upload(name)
+        fd = self.files.open_blob(path)
+        return None if fd is None else Staging(self.files, fd)
+
+    def claims(self) -> tuple[Path, Files]:
+        """Where processes claim what they fetch."""
+        return self._layout.claims, self.files
 
     def spool(self, function: Function, size: int | None, /) -> LocalSpool:
         return LocalSpool(self._uploads, function, size, self._put_verified)

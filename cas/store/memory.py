@@ -20,7 +20,7 @@ from cas.errors import (
     StoreClosed,
     UploadSuperseded,
 )
-from cas.store.interface import Action, Blob, Buffer, Found, NewAction, NewValue, Value
+from cas.store.interface import Action, Beyond, Blob, Buffer, Found, NewAction, NewValue, Value
 from cas.store.pending import Pending, failed, resolved
 
 FRESH_ACTION_SECONDS = 60.0
@@ -28,6 +28,8 @@ FRESH_ACTION_SECONDS = 60.0
 
 class MemoryStore:
     """See `interface.BlobStore`."""
+
+    beyond: Beyond | None = None
 
     def __init__(
         self,

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cas.errors import Unavailable
+from cas.metrics.instruments import Metrics
+from cas.upstream.counts import Counts
 from cas.upstream.objects import Absent, Broken, Object, Objects, Refused, UpstreamError
 from cas.upstream.patience import Breaker, Budget, backoff
 
@@ -42,12 +45,14 @@ class Asking:
         self,
         objects: Objects,
         patience: Patience,
+        counts: Counts | None = None,
         *,
         draw: Callable[[], float] = random.random,
         breaker: Breaker | None = None,
     ) -> None:
         self._objects = objects
         self._patience = patience
+        self._counts = counts or Counts(Metrics())
         self._draw = draw
         self._slots = asyncio.Semaphore(patience.concurrency)
         self._budget = Budget()
@@ -55,7 +60,7 @@ class Asking:
 
     async def head(self, key: str) -> int:
         """The object's size.  Raises Absent."""
-        return await self._ask(lambda: self._objects.head(key))
+        return await self._ask("head", lambda: self._objects.head(key))
 
     async def whole(self, key: str, most: int) -> bytes | None:
         """An object; None where it has more than `most` bytes.  Raises Absent."""
@@ -67,7 +72,7 @@ class Asking:
             # Nobody can use a part of it, so all of it is one request with one time-out.
             return b"".join([piece async for piece in found.pieces()])
 
-        return await self._ask(get)
+        return await self._ask("get", get)
 
     async def part(self, key: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end`.  Raises Absent."""
@@ -79,16 +84,16 @@ class Asking:
                 raise Broken(f"{key}: {len(data)} bytes came, not {end - start}")
             return data
 
-        return await self._ask(get)
+        return await self._ask("get", get)
 
     async def coming(self, key: str, start: int) -> tuple[int, AsyncIterator[bytes]]:
         """The object's size, and its bytes from `start` on.  They may end in Broken: whoever
         took some goes on from there.  Raises Absent."""
-        found = await self._ask(lambda: self._objects.get(key, start, None))
+        found = await self._ask("get", lambda: self._objects.get(key, start, None))
         return found.size, self._pieces(found)
 
     async def put(self, key: str, data: bytes) -> None:
-        await self._ask(lambda: self._objects.put(key, data))
+        await self._ask("put", lambda: self._objects.put(key, data))
 
     async def put_parts(self, key: str, parts: Callable[[], AsyncIterator[bytes]]) -> None:
         """`parts` begins anew for each attempt.  Time counts from one part to the next."""
@@ -106,20 +111,21 @@ class Asking:
             async with limit:
                 await self._objects.put_parts(key, watched())
 
-        await self._ask(put, timed=False)
+        await self._ask("put", put, timed=False)
 
     async def copy(self, source: str, target: str) -> None:
         """Raises Absent."""
-        await self._ask(lambda: self._objects.copy(source, target))
+        await self._ask("copy", lambda: self._objects.copy(source, target))
 
     async def delete(self, key: str) -> None:
-        await self._ask(lambda: self._objects.delete(key))
+        await self._ask("delete", lambda: self._objects.delete(key))
 
     async def retry(self, attempt: int, error: UpstreamError) -> None:
         """Waits before retry number `attempt` of what broke with `error`; raises Unavailable
         where there is to be none."""
         if attempt + 1 >= ATTEMPTS or isinstance(error, Refused) or not self._budget.take():
             raise Unavailable(f"upstream fails: {error}") from error
+        self._counts.retries.add()
         await asyncio.sleep(backoff(attempt, self._draw()))
 
     async def _pieces(self, found: Object) -> AsyncIterator[bytes]:
@@ -129,51 +135,67 @@ class Asking:
                 async with asyncio.timeout(self._patience.timeout):
                     piece = await anext(pieces, b"")
             except TimeoutError:
-                self._failed()
-                raise Broken(f"nothing came for {self._patience.timeout:g} s") from None
-            except Broken:
-                self._failed()
+                error = Broken(f"nothing came for {self._patience.timeout:g} s")
+                self._failed(error)
+                raise error from None
+            except Broken as error:
+                self._failed(error)
                 raise
             if not piece:
                 return
             yield piece
 
-    async def _ask(self, make: Callable[[], Awaitable[T]], *, timed: bool = True) -> T:
+    async def _ask(
+        self, operation: str, make: Callable[[], Awaitable[T]], *, timed: bool = True
+    ) -> T:
         self._budget.asked()
         attempt = 0
         while True:
             try:
-                return await self._try(make, timed=timed)
+                return await self._try(operation, make, timed=timed)
             except (Broken, Refused) as error:
                 await self.retry(attempt, error)
                 attempt += 1
 
-    async def _try(self, make: Callable[[], Awaitable[T]], *, timed: bool) -> T:
+    async def _try(self, operation: str, make: Callable[[], Awaitable[T]], *, timed: bool) -> T:
         async with self._slots:
             if not self.breaker.admits():
                 raise Unavailable("upstream failed lately, and is not asked for a moment")
+            outcome = "failed"
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(self._patience.timeout if timed else None):
                     answer = await make()
             except Absent:
+                outcome = "absent"
                 self._succeeded()
                 raise
             except TimeoutError:
-                self._failed()
-                raise Broken(f"no answer within {self._patience.timeout:g} s") from None
-            except UpstreamError:
-                self._failed()
+                outcome = "late"
+                error = Broken(f"no answer within {self._patience.timeout:g} s")
+                self._failed(error)
+                raise error from None
+            except UpstreamError as error:
+                outcome = "refused" if isinstance(error, Refused) else "failed"
+                self._failed(error)
                 raise
             except BaseException:
+                # Given up by who asked.
                 self.breaker.dropped()
                 raise
-            self._succeeded()
-            return answer
+            else:
+                outcome = "ok"
+                self._succeeded()
+                return answer
+            finally:
+                self._counts.asked(operation, outcome, time.monotonic() - began)
 
     def _succeeded(self) -> None:
         if self.breaker.succeeded():
+            self._counts.down.set(0.0)
             log.warning("upstream answers again")
 
-    def _failed(self) -> None:
+    def _failed(self, error: UpstreamError) -> None:
         if self.breaker.failed():
-            log.error("upstream fails; what is here is served")
+            self._counts.down.set(1.0)
+            log.error("upstream fails; what is here is served", extra={"error": str(error)})

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from cas.digest import Digest
+from cas.metrics.instruments import Metrics
 from cas.store.directory import prepare
 from cas.store.interface import Action, BlobStore, Durability, Upload
 from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.memory import MemoryStore
+from cas.upstream.obstores import connect
+from cas.upstream.opening import TierOptions, open_tier
 
 Opener = Callable[..., LocalStore]
 
@@ -69,7 +72,7 @@ def opener(tmp_path: Path, clock: Clock) -> Iterator[Opener]:
             store.close()
 
 
-@pytest.fixture(params=["memory", "strict", "batch", "none", "zstd"])
+@pytest.fixture(params=["memory", "strict", "batch", "none", "zstd", "tiered"])
 def store(request: pytest.FixtureRequest, opener: Opener, clock: Clock) -> Iterator[BlobStore]:
     """Each implementation, the one on disk in each durability mode, and with compression."""
     if request.param == "memory":
@@ -78,5 +81,11 @@ def store(request: pytest.FixtureRequest, opener: Opener, clock: Clock) -> Itera
         memory.close()
     elif request.param == "zstd":
         yield opener("strict", compression="zstd", max_open_uploads=8)
+    elif request.param == "tiered":
+        upstream = connect("memory:///", {}, connect_timeout=5)
+        local = opener("strict", max_open_uploads=8)
+        tiered = open_tier(local, upstream, TierOptions(), Metrics())
+        yield tiered
+        tiered.close()
     else:
         yield opener(request.param, max_open_uploads=8)

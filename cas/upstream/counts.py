@@ -1,0 +1,36 @@
+"""What is counted of upstream."""
+
+from __future__ import annotations
+
+from cas.metrics import families
+from cas.metrics.instruments import Counter, Histogram, Metrics
+
+OPERATIONS = ("head", "get", "put", "copy", "delete")
+OUTCOMES = ("ok", "absent", "failed", "refused", "late")
+
+
+class Counts:
+    """One process's."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._requests: dict[tuple[str, str], Counter] = {
+            (operation, outcome): metrics.counter(families.UPSTREAM_REQUESTS, operation, outcome)
+            for operation in OPERATIONS
+            for outcome in OUTCOMES
+        }
+        self._seconds: dict[str, Histogram] = {
+            operation: metrics.histogram(families.UPSTREAM_SECONDS, operation)
+            for operation in OPERATIONS
+        }
+        self.retries = metrics.counter(families.UPSTREAM_RETRIES)
+        self.remembered = metrics.counter(families.UPSTREAM_REMEMBERED)
+        self.received = metrics.counter(families.UPSTREAM_BYTES, "received")
+        self.sent = metrics.counter(families.UPSTREAM_BYTES, "sent")
+        self.fetched = metrics.counter(families.UPSTREAM_FETCHED)
+        self.bad = metrics.counter(families.UPSTREAM_BAD)
+        self.down = metrics.gauge(families.UPSTREAM_DOWN)
+
+    def asked(self, operation: str, outcome: str, seconds: float) -> None:
+        """One request has been answered, or was given up."""
+        self._requests[operation, outcome].add()
+        self._seconds[operation].observe(seconds)

@@ -1,0 +1,108 @@
+"""A local store in front of an object store.
+
+Rule: nothing but where the two meet; `local` does what is asked of this node, `tier` the rest.
+What needs no upstream is the local store's own method, with nothing around it.  Writes are
+acknowledged once the object store has them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cas.digest import Digest, Function
+from cas.store.interface import Buffer, NewAction, Spool, Upload
+from cas.store.local import LocalStore
+from cas.store.pending import Pending
+from cas.upstream.tier import Tier
+
+
+class TieredStore:
+    """See `interface.BlobStore`."""
+
+    def __init__(self, local: LocalStore, tier: Tier) -> None:
+        self._local = local
+        self.beyond = tier
+        self.present = local.present
+        self.missing = local.missing
+        self.contains = local.contains
+        self.find = local.find
+        self.look_up = local.look_up
+        self.read_small = local.read_small
+        self.read_small_many = local.read_small_many
+        self.open = local.open
+        self.room = local.room
+        self.upload_exists = local.upload_exists
+        self.committed_size = local.committed_size
+        self.value = local.value
+        self.put_value = local.put_value
+        self.drop_value = local.drop_value
+        self.action = local.action
+        self.drop_action = local.drop_action
+        self.inline_threshold = local.inline_threshold
+
+    def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
+        written = self._local.put(blobs)
+        return [
+            self.beyond.after(pending, digest)
+            for pending, (digest, _) in zip(written, blobs, strict=True)
+        ]
+
+    def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> Upload:
+        return _Upload(self._local.upload(name, digest, offset, data), self.beyond)
+
+    def gather(self, name: str, digest: Digest, /) -> Upload:
+        return _Upload(self._local.gather(name, digest), self.beyond)
+
+    def spool(self, function: Function, size: int | None, /) -> Spool:
+        return _Spool(self._local.spool(function, size), self.beyond)
+
+    def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        committed = self._local.put_action(instance, digest, action)
+        return self.beyond.after_action(committed, instance, digest, action)
+
+    def close(self) -> None:
+        """*Blocking.*  What is under way upstream ends; the local store is its opener's."""
+        self.beyond.close()
+
+
+class _Upload:
+    """See `interface.Upload`."""
+
+    __slots__ = ("_tier", "_upload", "append", "digest", "discard", "flush", "suspend")
+
+    def __init__(self, upload: Upload, tier: Tier) -> None:
+        self._upload = upload
+        self._tier = tier
+        self.digest = upload.digest
+        self.append = upload.append
+        self.flush = upload.flush
+        self.suspend = upload.suspend
+        self.discard = upload.discard
+
+    @property
+    def offset(self) -> int:
+        return self._upload.offset
+
+    def finish(self) -> Pending[None]:
+        return self._tier.after(self._upload.finish(), self.digest)
+
+
+class _Spool:
+    """See `interface.Spool`."""
+
+    __slots__ = ("_spool", "_tier", "append", "discard", "flush")
+
+    def __init__(self, spool: Spool, tier: Tier) -> None:
+        self._spool = spool
+        self._tier = tier
+        self.append = spool.append
+        self.flush = spool.flush
+        self.discard = spool.discard
+
+    @property
+    def size(self) -> int:
+        return self._spool.size
+
+    def finish(self, expected: bytes | None = None, /) -> tuple[Digest, Pending[None]]:
+        digest, pending = self._spool.finish(expected)
+        return digest, self._tier.after(pending, digest)

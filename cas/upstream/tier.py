@@ -1,0 +1,512 @@
+"""What is done with upstream: asked, fetched from, sent to.
+
+Rule: `interface.Beyond`, and what `store.TieredStore` needs; every coroutine here runs on the one
+loop, so nothing but `Flight` is guarded.  What is known is `memory`'s, how long to go on is
+`asking`'s.  Nothing here names a blob locally but the local store's own verified ways in.
+
+* A blob is fetched once however many ask: one flight for each digest in a process, one process of
+  a node at a time by `claims`; the others follow what it stages.
+* A blob is sent from the local store, after its commit there.
+* An action result is sent after all that it names is known to be upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+
+from cas import digest as digests
+from cas.digest import Digest
+from cas.errors import CasError, DataLoss, DigestMismatch, NotFound, Unavailable
+from cas.store.coming import Staging
+from cas.store.interface import Blob, NewAction, Upload
+from cas.store.local import LocalStore
+from cas.store.pending import Pending
+from cas.upstream import keys
+from cas.upstream.asking import Asking
+from cas.upstream.claims import Claims
+from cas.upstream.counts import Counts
+from cas.upstream.flights import ComingBlob, Flight
+from cas.upstream.loop import Loop, brought
+from cas.upstream.memory import Memory
+from cas.upstream.objects import Absent, Broken
+
+WHOLE = 1 << 20
+"""Objects up to this size, bytes, come in one request and are not staged, …"""
+SENT_WHOLE = 8 << 20
+"""… and up to this one go in one; larger ones go in parts."""
+STREAMS = 16
+"""Larger objects that come, and that go, at once in one process: each holds `flights.WINDOW`
+pieces, or a few parts."""
+PIECE = 1 << 20
+MAX_ACTION = 16 << 20
+"""Bytes of an action result that is taken."""
+LOOK_SECONDS = 0.01
+"""Between two looks at what another process stages."""
+HELD_BACK = 1 << 20
+"""Bytes of it that nobody is given before that process has found the blob to be right."""
+
+log = logging.getLogger("cas.upstream")
+
+
+class Tier:
+    """See `interface.Beyond`."""
+
+    def __init__(
+        self, local: LocalStore, loop: Loop, asking: Asking, memory: Memory, counts: Counts
+    ) -> None:
+        self._local = local
+        self._loop = loop
+        self._asking = asking
+        self._memory = memory
+        self._counts = counts
+        self._claims = Claims(*local.claims())
+        self._flights: dict[bytes, Flight] = {}
+        self._sending: dict[bytes, asyncio.Task[None]] = {}
+        self._coming_at_once = asyncio.Semaphore(STREAMS)
+        self._going_at_once = asyncio.Semaphore(STREAMS)
+
+    def close(self) -> None:
+        """*Blocking.*  Ends what is under way."""
+        if self._loop.close():
+            self._claims.close()
+
+    # --- existence -----------------------------------------------------------------------
+
+    def present(self, keys: Sequence[bytes], /, *, sure: bool = False) -> Pending[set[bytes]]:
+        return self._loop.run(lambda: self._present(keys, sure=sure))
+
+    async def _present(self, asked: Iterable[bytes], *, sure: bool) -> set[bytes]:
+        asked = list(dict.fromkeys(asked))
+        if sure:
+            unknown = [key for key in asked if not self._memory.has(key)]
+        else:
+            unknown = self._memory.unknown(asked)
+        self._counts.remembered.add(len(asked) - len(unknown))
+        await asyncio.gather(*[self._look(key) for key in unknown])
+        return {key for key in asked if self._memory.has(key)}
+
+    async def _look(self, key: bytes) -> None:
+        with suppress(Unavailable):
+            await self._is_there(digests.from_key(key))
+
+    async def _is_there(self, digest: Digest) -> bool:
+        """Raises Unavailable."""
+        try:
+            size = await self._asking.head(_name(digest))
+        except Absent:
+            size = -1
+        # An object of another size may be another digest's, or damaged: whoever reads it finds out.
+        there = size == digest.size
+        (self._memory.add if there else self._memory.add_absent)(digest.key)
+        return there
+
+    def find(self, prefix: bytes, /) -> Pending[Digest | None]:
+        return self._loop.run(lambda: self._find(prefix))
+
+    async def _find(self, prefix: bytes) -> Digest | None:
+        function = digests.BY_CODE[prefix[0]]
+        try:
+            size = await self._asking.head(keys.blob(prefix, function))
+        except Absent:
+            return None
+        digest = digests.make(function, prefix[1:], size)
+        self._memory.add(digest.key)
+        return digest
+
+    # --- reads ---------------------------------------------------------------------------
+
+    def open(self, digest: Digest, /) -> Pending[Blob]:
+        return self._loop.run(lambda: self._open(digest))
+
+    def bring(self, digests: Sequence[Digest], /) -> None:
+        async def begin() -> None:
+            for digest in digests:
+                self._flight(digest)
+
+        self._loop.run(begin)
+
+    async def _open(self, digest: Digest) -> Blob:
+        if self._local.contains(digest):
+            # It came since it was looked for.
+            with suppress(NotFound):
+                return await self._loop.offload(self._local.open, digest)
+        flight = self._flight(digest)
+        await brought(flight.began)
+        return ComingBlob(flight, self._part)
+
+    def _part(self, digest: Digest, start: int, end: int) -> Pending[bytes]:
+        async def fetch() -> bytes:
+            try:
+                part = await self._asking.part(_name(digest), start, end)
+            except Absent:
+                raise DataLoss(f"blob {digest} is gone from upstream") from None
+            self._counts.received.add(len(part))
+            return part
+
+        return self._loop.run(fetch)
+
+    def _flight(self, digest: Digest) -> Flight:
+        flight = self._flights.get(digest.key)
+        if flight is None:
+            flight = self._flights[digest.key] = Flight(digest)
+            self._loop.spawn(self._fly(flight))
+        return flight
+
+    async def _fly(self, flight: Flight) -> None:
+        digest = flight.digest
+        try:
+            while not self._claims.take(digest):
+                if await self._follow(flight):
+                    return
+            try:
+                if not await self._is_here(flight):
+                    await self._fetch(flight)
+            finally:
+                self._claims.release(digest)
+        except asyncio.CancelledError:
+            flight.fail(Unavailable("the server stops"))
+            raise
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
+            flight.fail(error)
+        finally:
+            del self._flights[digest.key]
+
+    async def _is_here(self, flight: Flight) -> bool:
+        """Whether the blob came by other ways; if so, the flight has ended."""
+        if not self._local.contains(flight.digest):
+            return False
+        try:
+            blob = await self._loop.offload(self._local.open, flight.digest)
+        except NotFound:
+            return False
+        flight.lies_in(blob)
+        flight.begin()
+        flight.advance(flight.digest.size)
+        return True
+
+    async def _follow(self, flight: Flight) -> bool:
+        """Another process fetches it: takes what that has staged.  Whether it is here now."""
+        if await self._is_here(flight):
+            return True
+        if not flight.has_source:
+            staged = await self._loop.offload(self._local.staged, _upload_name(flight.digest))
+            if staged is not None:
+                flight.lies_in(staged)
+                self._loop.spawn(self._watch(flight, staged))
+        await asyncio.sleep(LOOK_SECONDS)
+        return False
+
+    async def _watch(self, flight: Flight, staged: Staging) -> None:
+        """Tells the flight what is in the file, until it has ended."""
+        while self._flights.get(flight.digest.key) is flight:
+            if staged.size > HELD_BACK:
+                flight.begin()
+                flight.advance(min(staged.size, flight.digest.size) - HELD_BACK)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _fetch(self, flight: Flight) -> None:
+        async with self._coming_at_once:
+            digest = flight.digest
+            try:
+                size, pieces = await self._asking.coming(_name(digest), 0)
+            except Absent:
+                self._memory.add_absent(digest.key)
+                raise NotFound(f"blob {digest} is neither here nor upstream") from None
+            if size != digest.size:
+                await self._examine(digest)
+            if size <= WHOLE:
+                await self._fetch_whole(flight, pieces)
+            else:
+                await self._fetch_staged(flight, pieces)
+            self._memory.add(digest.key)
+            self._counts.fetched.add()
+
+    async def _fetch_whole(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
+        digest = flight.digest
+        data = b"".join([piece async for _, piece in self._resumed(digest, pieces)])
+        await brought(self._local.room(digest.size))
+        [pending] = await self._loop.offload(self._local.put, [(digest, data)])
+        try:
+            # Fails at once if it is not what it should be.
+            if pending.done:
+                pending.result()
+        except DigestMismatch:
+            await self._examine(digest)
+        flight.add(0, memoryview(data), digest.size)
+        flight.begin()
+        await self._committed(digest, pending)
+
+    async def _fetch_staged(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
+        digest = flight.digest
+        await brought(self._local.room(digest.size))
+        upload = await self._loop.offload(self._begin, digest)
+        try:
+            staged = await self._loop.offload(self._local.staged, _upload_name(digest))
+            flight.begin()
+            before = 0
+            async for offset, piece in self._resumed(digest, pieces):
+                view = memoryview(piece)
+                await self._loop.offload(_stage, upload, view)
+                if staged is not None and offset + len(view) > flight.readable:
+                    # One that an earlier process left off may have had more until now.
+                    flight.lies_in(staged)
+                    staged = None
+                flight.add(offset, view, before)
+                before = offset + len(view)
+            try:
+                pending = await self._loop.offload(upload.finish)
+            except DigestMismatch:
+                await self._examine(digest)
+                raise
+        except BaseException:
+            await asyncio.shield(self._loop.offload(upload.discard))
+            raise
+        flight.advance(digest.size)
+        await self._committed(digest, pending)
+
+    async def _resumed(
+        self, digest: Digest, pieces: AsyncIterator[bytes]
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """All the pieces with their offsets, whatever breaks on the way; as many bytes as the
+        digest says."""
+        offset = attempt = 0
+        while True:
+            try:
+                async for piece in pieces:
+                    self._counts.received.add(len(piece))
+                    yield offset, piece
+                    offset += len(piece)
+                    attempt = 0
+                if offset == digest.size:
+                    return
+                error = Broken(f"{_name(digest)} ended at byte {offset}, of {digest.size}")
+            except Broken as broken:
+                error = broken
+            await self._asking.retry(attempt, error)
+            attempt += 1
+            try:
+                size, pieces = await self._asking.coming(_name(digest), offset)
+            except Absent:
+                raise DataLoss(f"blob {digest} is gone from upstream") from None
+            if size != digest.size:
+                raise DataLoss(f"blob {digest} was replaced upstream while it came")
+
+    async def _committed(self, digest: Digest, pending: Pending[None]) -> None:
+        try:
+            await brought(pending)
+        except (CasError, OSError) as error:
+            # Readers have all of it; the next ones fetch it again.
+            log.warning(
+                "a blob from upstream could not be kept",
+                extra={"digest": str(digest), "error": str(error)},
+            )
+
+    def _begin(self, digest: Digest) -> Upload:
+        name = _upload_name(digest)
+        left = self._local.committed_size(name)
+        if left is not None:
+            # Of a process that died.  Not gone on with: what is wrong would then be nobody's.
+            self._local.upload(name, digest, left, b"").discard()
+        return self._local.upload(name, digest, 0, b"")
+
+    # --- damage --------------------------------------------------------------------------
+
+    async def _examine(self, digest: Digest) -> None:
+        """Says what is wrong with an object that is not this blob; raises in any case.
+
+        It is read once more, and hashed whatever its size: a digest with a wrong size must not
+        condemn what is right, nor must a byte that was lost on the way.
+        """
+        name = _name(digest)
+        hasher = digest.function.new(digest.size)
+        size = 0
+        try:
+            _, pieces = await self._asking.coming(name, 0)
+            async for piece in pieces:
+                await self._loop.offload(hasher.update, piece)
+                size += len(piece)
+        except Absent:
+            raise NotFound(f"blob {digest} is neither here nor upstream") from None
+        except Broken as error:
+            raise Unavailable(f"upstream fails: {error}") from error
+        if hasher.digest() == digest.hash:
+            if size != digest.size:
+                self._memory.add_absent(digest.key)
+                raise NotFound(f"blob {digest} is neither here nor upstream: it has {size} bytes")
+            raise Unavailable(f"object {name} was damaged on its way here")
+        await self._condemn(name)
+        self._memory.add_absent(digest.key)
+        raise DataLoss(f"blob {digest} is damaged upstream: {name} holds other bytes")
+
+    async def _condemn(self, name: str) -> None:
+        """Moves a bad object out of the way, so that it is missing, and sent again."""
+        self._counts.bad.add()
+        target = keys.quarantined(name, str(time.time_ns()))
+        log.error("an object upstream is damaged", extra={"object": name, "moved_to": target})
+        try:
+            await self._asking.copy(name, target)
+            await self._asking.delete(name)
+        except (Absent, Unavailable) as error:
+            log.error(
+                "a damaged object could not be moved",
+                extra={"object": name, "error": str(error)},
+            )
+
+    # --- writes --------------------------------------------------------------------------
+
+    def keep(self, keys: Sequence[bytes], /) -> Pending[None]:
+        return self._loop.run(lambda: self._keep(keys))
+
+    def after(self, committed: Pending[None], digest: Digest) -> Pending[None]:
+        """What a write comes to: its local commit, and then its object."""
+        out: Pending[None] = Pending()
+
+        def send() -> None:
+            try:
+                committed.result()
+            except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+                out.fail(error)
+                return
+            _pass_on(self.keep([digest.key]), out)
+
+        committed.add_done_callback(send)
+        return out
+
+    async def _keep(self, asked: Iterable[bytes]) -> None:
+        wanted = [key for key in dict.fromkeys(asked) if not self._memory.has(key)]
+        ended = await asyncio.gather(*map(self._sent, wanted), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _sent(self, key: bytes) -> None:
+        task = self._sending.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._send(digests.from_key(key)))
+            self._sending[key] = task
+            task.add_done_callback(lambda _: self._sending.pop(key))
+        # Others may wait for the same.
+        await asyncio.shield(task)
+
+    async def _send(self, digest: Digest) -> None:
+        if not digest.size:
+            return
+        if not self._memory.lacks(digest.key) and await self._is_there(digest):
+            return
+        data = self._local.read_small(digest)
+        if data is None:
+            async with self._going_at_once:
+                blob = await self._loop.offload(self._local.open, digest)
+                try:
+                    if blob.size <= SENT_WHOLE:
+                        data = await self._loop.offload(_read, blob, 0, blob.size)
+                        await self._asking.put(_name(digest), data)
+                    else:
+                        await self._asking.put_parts(_name(digest), partial(self._parts, blob))
+                finally:
+                    blob.close()
+        else:
+            await self._asking.put(_name(digest), data)
+        self._counts.sent.add(digest.size)
+        self._memory.add(digest.key)
+
+    async def _parts(self, blob: Blob) -> AsyncIterator[bytes]:
+        for start in range(0, blob.size, PIECE):
+            yield await self._loop.offload(_read, blob, start, min(PIECE, blob.size - start))
+
+    # --- action results ------------------------------------------------------------------
+
+    def action(self, instance: str, digest: Digest, /) -> Pending[bytes | None]:
+        return self._loop.run(lambda: self._action(instance, digest))
+
+    async def _action(self, instance: str, digest: Digest) -> bytes | None:
+        name = _action_name(instance, digest)
+        try:
+            found = await self._asking.whole(name, MAX_ACTION)
+        except Absent:
+            return None
+        if found is None:
+            log.warning("an action result upstream is too large", extra={"object": name})
+        else:
+            self._counts.received.add(len(found))
+        return found
+
+    def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        return self._local.put_action(instance, digest, action)
+
+    def after_action(
+        self, committed: Pending[None], instance: str, digest: Digest, action: NewAction
+    ) -> Pending[None]:
+        """As `after`, for an action result: all that it names goes first.  One that lacks a
+        blob, here and upstream, stays here."""
+        name = _action_name(instance, digest)
+        out: Pending[None] = Pending()
+
+        async def send() -> None:
+            try:
+                await self._keep(action.references)
+            except NotFound:
+                # Of use to nobody yet; whoever completes it sends it again.
+                return
+            # Machines that run one action at the same time all send its result.
+            known = b"".join((name.encode(), b"\0", sha256(action.result).digest()))
+            if not self._memory.has(known):
+                await self._asking.put(name, action.result)
+                self._counts.sent.add(len(action.result))
+                self._memory.add(known)
+
+        def begin() -> None:
+            try:
+                committed.result()
+            except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+                out.fail(error)
+                return
+            _pass_on(self._loop.run(send), out)
+
+        committed.add_done_callback(begin)
+        return out
+
+
+def _pass_on(came: Pending[None], out: Pending[None]) -> None:
+    def ended() -> None:
+        try:
+            out.resolve(came.result())
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            out.fail(error)
+
+    came.add_done_callback(ended)
+
+
+def _name(digest: Digest) -> str:
+    function = digest.function
+    return keys.blob(digest.key[: 1 + function.length], function)
+
+
+def _action_name(instance: str, digest: Digest) -> str:
+    function = digest.function
+    return keys.action(instance, digest.key[: 1 + function.length], function)
+
+
+def _upload_name(digest: Digest) -> str:
+    """Of what is staged; no client's upload is named so."""
+    return f"\0upstream/{digest}"
+
+
+def _stage(upload: Upload, data: memoryview) -> None:
+    upload.append(data)
+    upload.flush()
+
+
+def _read(blob: Blob, offset: int, size: int) -> bytes:
+    data = bytearray(size)
+    view = memoryview(data)
+    done = 0
+    while done < size:
+        done += blob.read_into(view[done:], offset + done)
+    return bytes(data)
