@@ -30,9 +30,12 @@ from cas.options import (
     CHUNK_SIZE,
     FUNCTIONS,
     HOSTS,
+    HTTP_URL,
     OPTIONAL_PATH,
     PATH,
     SWITCH,
+    UPSTREAM,
+    WORD,
     Address,
     Kind,
     TcpAddress,
@@ -191,6 +194,32 @@ class Config:
     fetch_timeout: float = _option(
         seconds(1, 86_400), 300.0, "seconds that one fetch may take, if its client allows as many"
     )
+    upstream: str = _option(
+        UPSTREAM,
+        "",
+        "object store behind the local one: s3://bucket/prefix, gs://…, az://…, file:///…",
+    )
+    upstream_endpoint: str = _option(
+        HTTP_URL, "", "where that is, if not at its provider: http://garage:3900"
+    )
+    upstream_region: str = _option(WORD, "", "its region, as S3 signs requests for")
+    upstream_timeout: float = _option(
+        seconds(0.1, 3_600),
+        10.0,
+        "seconds in which it must answer, and in which something must come",
+    )
+    upstream_concurrency: int = _option(
+        whole(1, 4_096), 64, "requests to it at once, of each process"
+    )
+    upstream_remember: float = _option(
+        seconds(0, 86_400), 600.0, "seconds for which an object that was there is taken to be there"
+    )
+    upstream_remember_absent: float = _option(
+        seconds(0, 3_600), 5.0, "seconds for which one that was absent is, to FindMissingBlobs"
+    )
+    upstream_remembered: int = _option(
+        whole(0, 100_000_000), 200_000, "objects remembered of each kind; about 200 bytes each"
+    )
     require_references: bool = _option(
         SWITCH, False, "refuse an action result that names blobs which are absent"
     )
@@ -300,7 +329,7 @@ def read_file(path: Path) -> dict[str, Any]:
     known = {option.name: option for option in options()}
     structured = {table.name: table for table in TABLES}
     values: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in _flat(table).items():
         if key in structured:
             values[key] = structured[key].read(str(path), value)
             continue
@@ -313,6 +342,18 @@ def read_file(path: Path) -> dict[str, Any]:
         except ValueError as error:
             raise ConfigError(f"{path}: {key}: {value!r} is not {kind.expected}") from error
     return values
+
+
+def _flat(table: dict[str, Any]) -> dict[str, Any]:
+    """``[upstream]`` with ``url``, ``endpoint`` and so on is another way to write ``upstream``,
+    ``upstream_endpoint``, …"""
+    group = table.get("upstream")
+    if not isinstance(group, dict):
+        return table
+    flat = {key: value for key, value in table.items() if key != "upstream"}
+    for key, value in group.items():
+        flat["upstream" if key == "url" else f"upstream_{key}"] = value
+    return flat
 
 
 def to_wire(config: Config) -> dict[str, str]:

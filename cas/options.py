@@ -309,6 +309,40 @@ HOSTS: Kind[tuple[Host, ...]] = Kind(
     lambda allowed: ",".join(map(str, allowed)) or "none",
 )
 
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    """Reads ``none``, which is nothing, or what matches."""
+
+    def from_text(text: str) -> str:
+        if text == "none":
+            return ""
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return text
+
+    return from_text
+
+
+def _optional_text(pattern: str, expected: str, placeholder: str) -> Kind[str]:
+    read = _matching(pattern)
+    return Kind(expected, placeholder, read, _typed(read, str), lambda text: text or "none")
+
+
+UPSTREAM = _optional_text(
+    r"(?:(?:s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(?:/[A-Za-z0-9._/-]*)?|file:///[^\s%?#]+)",
+    "none, or where an object store is: s3://bucket, gs://bucket, az://container, each perhaps "
+    "with /prefix, or file:///directory",
+    "URL",
+)
+
+HTTP_URL = _optional_text(
+    r"https?://[A-Za-z0-9.\[\]:_-]+(?:/[^\s?#]*)?",
+    "none, or a URL of http or https",
+    "URL",
+)
+
+WORD = _optional_text(r"[A-Za-z0-9._-]{1,64}", "none, or a word", "NAME")
+
 SWITCH: Kind[bool] = Kind(
     "true or false",
     "true|false",

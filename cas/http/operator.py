@@ -30,7 +30,9 @@ def pages(board: Board, runtime: LoopRuntime) -> dict[str, Page]:
     async def readyz(request: BaseRequest) -> Answer:
         ready, reason = await runtime.offload(exposition.ready, board)
         if ready:
-            return _text(HTTPStatus.OK, "ok")
+            # Balancers look at the status alone: who stays without upstream still serves.
+            told = await runtime.offload(exposition.upstream_down, board)
+            return _text(HTTPStatus.OK, f"ok, but {told}" if told else "ok")
         return _text(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {reason}")
 
     async def metrics(request: BaseRequest) -> Answer:

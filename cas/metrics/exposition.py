@@ -50,6 +50,13 @@ def ready(board: Board) -> tuple[bool, str | None]:
     return readiness.of(total(board.read()), time.time())
 
 
+def upstream_down(board: Board) -> str | None:
+    """What to say where the object store behind the server cannot be had."""
+    if total(board.read()).value(families.UPSTREAM_DOWN):
+        return "upstream fails: what is here is served"
+    return None
+
+
 def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
     """What an operator asks first, for JSON: sizes in bytes, times in seconds."""
     now = _now(clock)
@@ -74,6 +81,13 @@ def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
             for page, observed in processes(pages)
         ],
         "requests": requests,
+        "upstream": {
+            "down": bool(totals.value(families.UPSTREAM_DOWN)),
+            "requests": int(totals.sum(families.UPSTREAM_REQUESTS)),
+            "received_bytes": int(totals.value(families.UPSTREAM_BYTES, "received")),
+            "sent_bytes": int(totals.value(families.UPSTREAM_BYTES, "sent")),
+            "fetched_blobs": int(totals.value(families.UPSTREAM_FETCHED)),
+        },
         "action_cache": {
             "hits": int(hits),
             "misses": int(lookups - hits),

@@ -27,15 +27,18 @@ from cas.server import access, listen, process, tls
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
-from cas.server.stores import open_for_serving
+from cas.server.stores import open_for_serving, open_tiered
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
     """Start, serve, drain."""
     config = task.config
     with contextlib.ExitStack() as opened:
-        store = open_for_serving(config, metrics)
-        opened.callback(store.close)
+        local = open_for_serving(config, metrics)
+        opened.callback(local.close)
+        store = open_tiered(local, config, metrics)
+        if store is not local:
+            opened.callback(store.close)
 
         allowed = access.open_access(config, task.addresses)
         board = Board(task.board)
@@ -51,7 +54,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             context = Context(store, runtime, _limits(config), Writer(store, runtime))
             shown = {
                 **operator.pages(board, runtime),
-                **page.pages(board, context, store.administration(), gate),
+                **page.pages(board, context, local.administration(), gate),
             }
             return Service(context, shown, metrics, gate, Tools(metrics, counts.tool))
 
@@ -64,7 +67,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         link.tell(Event(READY))
         history.keep(time.time())
         while not link.stop_requested(BEAT_INTERVAL):
-            store.check()
+            local.check()
             # Liveness must come from the server's own loop, not from this thread.
             if server.alive(BEAT_INTERVAL):
                 link.tell(Event(BEAT))

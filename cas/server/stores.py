@@ -6,13 +6,19 @@ roles only.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cas.config import Config
 from cas.metrics.instruments import Metrics
 from cas.store.evict import Watermarks
+from cas.store.interface import BlobStore
 from cas.store.janitor import JanitorOptions
 from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.usage import SizeLimits
 from cas.store.verifying import VerifyingStore
+
+if TYPE_CHECKING:
+    from cas.upstream.objects import Objects
 
 
 def open_for_serving(config: Config, metrics: Metrics) -> LocalStore:
@@ -30,6 +36,34 @@ def open_for_serving(config: Config, metrics: Metrics) -> LocalStore:
         kind=VerifyingStore if config.verify_reads else LocalStore,
         metrics=metrics,
     )
+
+
+def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStore:
+    """The store that services are given: `local` itself, or where there is an upstream, one in
+    front of it, to be closed before `local`."""
+    if not config.upstream:
+        return local
+    # Imported here: a node of its own has no use for any of it.
+    from cas.upstream.asking import Patience
+    from cas.upstream.memory import MemoryOptions
+    from cas.upstream.opening import TierOptions, open_tier
+
+    options = TierOptions(
+        Patience(config.upstream_timeout, config.upstream_concurrency),
+        MemoryOptions(
+            config.upstream_remembered, config.upstream_remember, config.upstream_remember_absent
+        ),
+    )
+    return open_tier(local, objects_of(config), options, metrics)
+
+
+def objects_of(config: Config) -> Objects:
+    """The object store that `upstream` names.  Raises ConfigError."""
+    from cas.upstream.obstores import connect
+
+    given = {"endpoint": config.upstream_endpoint, "region": config.upstream_region}
+    settings = {name: value for name, value in given.items() if value}
+    return connect(config.upstream, settings, connect_timeout=config.upstream_timeout)
 
 
 def size_limits(config: Config) -> SizeLimits:

@@ -27,15 +27,18 @@ from cas.server import access, health, process, reflection, tls
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
-from cas.server.stores import open_for_serving
+from cas.server.stores import open_for_serving, open_tiered
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
     """Start, serve, drain."""
     config = task.config
     with contextlib.ExitStack() as opened:
-        store = open_for_serving(config, metrics)
-        opened.callback(store.close)
+        local = open_for_serving(config, metrics)
+        opened.callback(local.close)
+        store = open_tiered(local, config, metrics)
+        if store is not local:
+            opened.callback(store.close)
         engine = _engine(config, metrics)
         allowed = access.open_access(config, task.addresses)
         gate = None
@@ -57,7 +60,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
                 *service.handlers(
                     store, engine.runtime, _limits(config), EOF, gate, origins, chunks
                 ),
-                admin.Admin(store.administration(), engine.runtime, gate).handler(),
+                admin.Admin(local.administration(), engine.runtime, gate).handler(),
                 checks.handler(),
                 reflection.handler(names, gate),
             ]
@@ -74,7 +77,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         checks.serving(names)
         link.tell(Event(READY))
         while not link.stop_requested(BEAT_INTERVAL):
-            store.check()
+            local.check()
             # Liveness must come from the engine's own loop, not from this thread.
             if engine.alive(BEAT_INTERVAL):
                 link.tell(Event(BEAT))

@@ -91,6 +91,14 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "fetch_private": "true",
         "fetch_max_size": "2GiB",
         "fetch_timeout": "30",
+        "upstream": "s3://bucket/prefix",
+        "upstream_endpoint": "http://garage:3900",
+        "upstream_region": "garage",
+        "upstream_timeout": "2",
+        "upstream_concurrency": "6",
+        "upstream_remember": "60",
+        "upstream_remember_absent": "1.5",
+        "upstream_remembered": "1000",
         "require_references": "true",
         "verify_reads": "true",
         "scrub_period": "86400",
@@ -219,6 +227,19 @@ def test_a_file_that_is_not_text_or_not_there(file: Path) -> None:
         config.load({"config": str(file)}, {})
     file.write_bytes(b"dir = '\xff'\n")
     with pytest.raises(ConfigError, match="is not valid TOML"):
+        config.load({"config": str(file)}, {})
+
+
+def test_upstream_may_be_a_table_of_the_file(file: Path) -> None:
+    file.write_text('workers = 3\n[upstream]\nurl = "gs://bucket"\ntimeout = 3\nremembered = 7\n')
+    loaded = config.load({"config": str(file)}, {})
+    assert (loaded.upstream, loaded.upstream_timeout, loaded.upstream_remembered) == (
+        "gs://bucket",
+        3.0,
+        7,
+    )
+    file.write_text('[upstream]\nurl = "gs://bucket"\ntimeuot = 3\n')
+    with pytest.raises(ConfigError, match="'upstream_timeuot'; did you mean upstream_timeout"):
         config.load({"config": str(file)}, {})
 
 

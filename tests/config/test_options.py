@@ -171,6 +171,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "fetch_private": st.booleans(),
     "fetch_max_size": st.integers(1, options.MAX_SIZE),
     "fetch_timeout": st.floats(1, 86_400),
+    "upstream": st.sampled_from(["", "s3://bucket/a/b", "gs://b.c-d", "az://box", "file:///tmp/x"]),
+    "upstream_endpoint": st.sampled_from(["", "http://127.0.0.1:9000", "https://[::1]:1/x"]),
+    "upstream_region": st.sampled_from(["", "eu-west-1", "garage"]),
+    "upstream_timeout": st.floats(0.1, 3_600),
+    "upstream_concurrency": st.integers(1, 4_096),
+    "upstream_remember": st.floats(0, 86_400),
+    "upstream_remember_absent": st.floats(0, 3_600),
+    "upstream_remembered": st.integers(0, 100_000_000),
     "require_references": st.booleans(),
     "verify_reads": st.booleans(),
     "scrub_period": st.floats(0, 31_536_000),
@@ -192,6 +200,27 @@ def test_digest_functions_may_be_a_list(written: object) -> None:
 def test_what_is_no_list_of_digest_functions(wrong: object) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (its message is not used)
         options.FUNCTIONS.from_toml(wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (options.UPSTREAM, "s3:/bucket"),
+        (options.UPSTREAM, "s3://"),
+        (options.UPSTREAM, "s3://user:secret@bucket"),
+        (options.UPSTREAM, "ftp://bucket"),
+        (options.UPSTREAM, "file://here"),
+        (options.UPSTREAM, "s3://bucket/a b"),
+        (options.UPSTREAM, ""),
+        (options.HTTP_URL, "garage:3900"),
+        (options.HTTP_URL, "http://user:secret@garage:3900"),
+        (options.WORD, "eu west"),
+        (options.WORD, ""),
+    ],
+)
+def test_what_names_no_upstream(kind: options.Kind[str], text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (its message is not used)
+        kind.from_text(text)
 
 
 @exactly

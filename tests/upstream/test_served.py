@@ -1,0 +1,134 @@
+"""Servers over one directory of objects, as `cas serve` sets them up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cas.pb import remote_execution_pb2 as pb
+from tests.conformance.client import Client, fails, fresh
+from tests.server.serving import PATIENCE, ROOT, Server, spawn, until
+from tests.upstream import fleet
+from tests.upstream.fleet import Node
+
+Start = Callable[..., Node]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A node of that name; of two workers, so that they have to agree."""
+    running: list[Server] = []
+
+    def begin(name: str, *more: str) -> Node:
+        server = spawn(
+            tmp_path / f"{name}.log",
+            ["--dir", str(tmp_path / name), "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0",
+             "--workers", "2", "--upstream", f"file://{tmp_path}/bucket", *more],
+        )  # fmt: skip
+        running.append(server)
+        server.await_ready()
+        return Node(server.address, server.http)
+
+    yield begin
+    for server in running:
+        server.process.terminate()
+    for server in running:
+        try:
+            assert server.process.wait(PATIENCE) == 0, server.log.read_text()
+        finally:
+            with suppress(ProcessLookupError):
+                server.process.kill()
+            server.process.wait()
+            assert server.process.stdout is not None
+            server.process.stdout.close()
+
+
+@pytest.mark.parametrize("engine", ["cq", "aio"])
+def test_what_one_node_has_taken_every_other_serves(start: Start, engine: str) -> None:
+    made = fleet.build()
+    fleet.fill(start("a", "--engine", engine), made)
+    fleet.hits(start("b", "--engine", engine), made)
+
+
+def test_parts_batches_and_http_come_from_upstream_too(start: Start, tmp_path: Path) -> None:
+    made = fleet.build()
+    fleet.fill(start("a"), made)
+    fleet.hits_in_parts(start("b", "--compression", "zstd"), made)
+    objects = {
+        path.name for path in (tmp_path / "bucket" / "v1" / "cas").rglob("*") if path.is_file()
+    }
+    assert objects == {blob.hash for blob in made.all if blob.size}
+
+
+def test_an_action_result_is_taken_only_with_all_it_names(start: Start) -> None:
+    node = start("a")
+    absent = fresh(100)
+    request = pb.UpdateActionResultRequest(
+        action_digest=fresh(50).digest,
+        action_result=pb.ActionResult(output_files=[pb.OutputFile(path="x", digest=absent.digest)]),
+    )
+    with Client(node.grpc) as client:
+        with fails(grpc.StatusCode.FAILED_PRECONDITION, absent.hash):
+            client.update_action_result(request, timeout=PATIENCE)
+        client.put(absent)
+        client.update_action_result(request, timeout=PATIENCE)
+
+
+def test_a_damaged_object_is_data_loss_once_and_missing_then(start: Start, tmp_path: Path) -> None:
+    made = fresh(200_000)
+    with Client(start("a").grpc) as client:
+        client.upload(made)
+    [path] = (tmp_path / "bucket").rglob(made.hash)
+    path.write_bytes(b"x" + made.data[1:])
+    with Client(start("b").grpc) as client:
+        assert client.missing(made) == []
+        with fails(grpc.StatusCode.DATA_LOSS, made.hash):
+            client.read(made.name)
+        with fails(grpc.StatusCode.NOT_FOUND):
+            client.read(made.name)
+    assert not path.exists()
+    assert len(list((tmp_path / "bucket" / "v1" / "quarantine").rglob(f"{made.hash}.*"))) == 1
+
+
+def test_an_outage_and_its_end(start: Start, tmp_path: Path) -> None:
+    held, elsewhere = fleet.build(), fleet.build()
+    fleet.fill(start("a"), elsewhere)
+    node = start("b", "--workers", "1", "--upstream-timeout", "2")
+    fleet.fill(node, held)
+    bucket = tmp_path / "bucket"
+    bucket.rename(tmp_path / "gone")
+    bucket.write_text("no directory any more")
+    fleet.goes_on_without_upstream(node, held, elsewhere)
+    until(lambda: _asked_again(node) or fleet.is_down(node), "the node says that upstream is down")
+    bucket.unlink()
+    (tmp_path / "gone").rename(bucket)
+    until(lambda: _answers(node, elsewhere), "upstream is asked again")
+    fleet.hits(node, elsewhere)
+    assert not node.status()["down"]
+
+
+def _asked_again(node: Node) -> bool:
+    with Client(node.grpc) as client:
+        client.missing(fresh(10))
+    return False
+
+
+def _answers(node: Node, made: fleet.Build) -> bool:
+    with Client(node.grpc) as client, suppress(grpc.RpcError):
+        return fleet.action_of(client, made) == made.result
+    return False
+
+
+def test_what_is_no_object_store_is_refused_at_once(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "cas", "serve", "--dir", str(tmp_path), "--upstream", "s4://x"],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert "--upstream" in ended.stderr
