@@ -14,7 +14,7 @@ PYTHON ?= $(shell config/python)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup serve test lint format bench torture clients prometheus page deploy-lint lock
+.PHONY: help setup serve test lint format bench torture clients upstream prometheus page deploy-lint lock
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ torture: setup ## Kills under load (ARGS='--seconds 3600 --seed 7') and an audit
 clients: setup ## Install real clients, drive them against a server; CLIENTS='…' picks.
 	tests/clients/setup
 	tests/clients/run $(ARGS)
+
+upstream: setup ## Nodes over one bucket of s3proxy, a real object store, which is killed; needs Java and Maven.
+	tests/upstream/setup
+	tests/upstream/run
 
 prometheus: setup ## promtool and a real Prometheus against a loaded server.
 	tests/prometheus/setup

@@ -54,6 +54,9 @@ def connect(url: str, options: Mapping[str, Any], *, connect_timeout: float) -> 
         # Time is the caller's to limit: a large object may take long, if it gets on.
         settings |= {"client_options": {**client, "timeout": "1d"}}
         settings |= {"retry_config": {"max_retries": 0}}
+        if url.startswith("s3://"):
+            # One object is deleted at a time, and not every store deletes many.
+            settings |= {"disable_bulk_delete": True}
     elif url.startswith("file://"):
         settings |= {"mkdir": True}
     try:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
+from typing import TypeVar
 
 from cas import digest as digests
 from cas.digest import Digest
@@ -35,6 +36,8 @@ from cas.upstream.flights import ComingBlob, Flight
 from cas.upstream.loop import Loop, brought
 from cas.upstream.memory import Memory
 from cas.upstream.objects import Absent, Broken
+
+T = TypeVar("T")
 
 WHOLE = 1 << 20
 """Objects up to this size, bytes, come in one request and are not staged, …"""
@@ -249,16 +252,15 @@ class Tier:
         try:
             staged = await self._loop.offload(self._local.staged, _upload_name(digest))
             flight.begin()
-            before = 0
-            async for offset, piece in self._resumed(digest, pieces):
+            async for offset, piece in _ahead(self._resumed(digest, pieces)):
                 view = memoryview(piece)
+                end = offset + len(view)
                 await self._loop.offload(_stage, upload, view)
-                if staged is not None and offset + len(view) > flight.readable:
+                if staged is not None and end > flight.readable:
                     # One that an earlier process left off may have had more until now.
                     flight.lies_in(staged)
                     staged = None
-                flight.add(offset, view, before)
-                before = offset + len(view)
+                flight.add(offset, view, end if end < digest.size else offset)
             try:
                 pending = await self._loop.offload(upload.finish)
             except DigestMismatch:
@@ -471,6 +473,22 @@ class Tier:
 
         committed.add_done_callback(begin)
         return out
+
+
+async def _ahead(pieces: AsyncIterator[T]) -> AsyncIterator[T]:
+    """The pieces, of which the next one comes while one is made use of."""
+
+    async def following() -> T | None:
+        return await anext(pieces, None)
+
+    coming = asyncio.create_task(following())
+    try:
+        while (piece := await coming) is not None:
+            coming = asyncio.create_task(following())
+            yield piece
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def _pass_on(came: Pending[None], out: Pending[None]) -> None:

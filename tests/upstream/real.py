@@ -1,0 +1,294 @@
+"""Nodes over one bucket of a real object store (s3proxy), which is killed and comes back.
+
+Checks, in this order: a build filled through one node is all hits from nodes with empty disks;
+FindMissingBlobs of a thousand asks the object store once for each, and then not at all; a large
+blob begins to arrive before it has come; without the object store, and with wrong credentials,
+a node goes on with what it has; whatever was acknowledged while the object store was killed at
+random is there afterwards, from a node that never saw it.
+
+Rule: what is expected comes from what clients sent.  Times are told, never judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import grpc
+
+from cas.upstream.obstores import connect
+from tests.conformance.client import KIB, MIB, Blob, Client, fails, fresh
+from tests.server.serving import ROOT, Server, until
+from tests.upstream import fleet
+from tests.upstream.fleet import Node
+
+HOME = Path(
+    os.environ.get("CAS_S3PROXY_DIR")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cas-s3proxy"
+)
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "cas", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
+KILLS = 4
+DIGESTS = 1000
+
+
+class ObjectStore:
+    """s3proxy over a directory; on the same port whenever it starts."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        (scratch / "objects" / "bucket").mkdir(parents=True)
+        (scratch / "logback.xml").write_text(
+            '<configuration><appender name="out" class="ch.qos.logback.core.ConsoleAppender">'
+            "<encoder><pattern>%msg%n</pattern></encoder></appender>"
+            '<root level="warn"><appender-ref ref="out"/></root></configuration>'
+        )
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        (self._scratch / "properties").write_text(
+            f"s3proxy.endpoint={self.endpoint}\n"
+            "s3proxy.authorization=aws-v2-or-v4\n"
+            f"s3proxy.identity={CREDENTIALS['AWS_ACCESS_KEY_ID']}\n"
+            f"s3proxy.credential={CREDENTIALS['AWS_SECRET_ACCESS_KEY']}\n"
+            "jclouds.provider=filesystem-nio2\n"
+            "jclouds.identity=none\njclouds.credential=none\n"
+            f"jclouds.filesystem.basedir={self._scratch / 'objects'}\n"
+        )
+        with (self._scratch / "s3proxy.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["java", "-Xmx256m", f"-Dlogback.configurationFile={self._scratch}/logback.xml",
+                 "-cp", f"{HOME}/lib/*", "org.gaul.s3proxy.Main",
+                 "--properties", str(self._scratch / "properties")],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        until(self._listens, "the object store listens")
+
+    def _listens(self) -> bool:
+        process = self._process
+        assert process is not None
+        assert process.poll() is None, (self._scratch / "s3proxy.log").read_text()
+        # Port 0 was picked by the system: what it is, the system tells.
+        found = _listening(process.pid)
+        if found:
+            self.port = found
+        return bool(found)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+
+def _listening(pid: int) -> int:
+    """The port on which a process listens, 0 for none."""
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            inodes.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and columns[9] in inodes:
+                return int(columns[1].rpartition(":")[2], 16)
+    return 0
+
+
+class Fleet:
+    """The nodes, each with a disk of its own."""
+
+    def __init__(self, scratch: Path, running: ExitStack, objects: ObjectStore) -> None:
+        self._scratch = scratch
+        self._running = running
+        self._objects = objects
+
+    def node(self, name: str, *more: str, **environ: str) -> Node:
+        return self._running.enter_context(self._served(name, *more, **environ))
+
+    @contextmanager
+    def _served(self, name: str, *more: str, **environ: str) -> Iterator[Node]:
+        log = self._scratch / f"{name}.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cas", "serve", "--dir", str(self._scratch / name),
+                 "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", "2",
+                 "--upstream", "s3://bucket/team", "--upstream-endpoint", self._objects.endpoint,
+                 "--upstream-region", "here", "--upstream-timeout", "5", *more],
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True,
+                env={**os.environ, **CREDENTIALS, **environ},
+            )  # fmt: skip
+        server = Server(process, log)
+        try:
+            server.await_ready()
+            yield Node(server.address, server.http)
+        finally:
+            process.terminate()
+            try:
+                assert process.wait(60) == 0, log.read_text()
+            finally:
+                process.kill()
+                process.wait()
+
+
+def main() -> int:
+    if not (HOME / ".complete").exists():
+        print("tests.upstream.real: no s3proxy yet: run tests/upstream/setup first")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="cas-upstream-") as name, ExitStack() as running:
+        scratch = Path(name)
+        objects = ObjectStore(scratch)
+        objects.start()
+        running.callback(objects.kill)
+        nodes = Fleet(scratch, running, objects)
+        steps = (_shared, _counted, _streamed, _refused, _outage, _killed)
+        for step in steps:
+            began = time.monotonic()
+            step(nodes, objects)
+            print(f"{step.__name__.strip('_')}: well, {time.monotonic() - began:.1f} s")
+    print(f"{len(steps)} passed, 0 failed")
+    return 0
+
+
+def _shared(nodes: Fleet, objects: ObjectStore) -> None:
+    made = fleet.build()
+    first, second, third = nodes.node("a"), nodes.node("b"), nodes.node("c")
+    fleet.fill(first, made)
+    fleet.hits(second, made)
+    fleet.hits_in_parts(third, made)
+    for node in (first, second, third):
+        print("   ", node.status())
+
+
+def _counted(nodes: Fleet, objects: ObjectStore) -> None:
+    # One worker: each remembers for itself.
+    node = nodes.node("counts", "--workers", "1", "--upstream-remember-absent", "3600")
+    blobs = [fresh(20) for _ in range(DIGESTS)]
+    with Client(node.grpc) as client:
+        for expected in (DIGESTS, 0):
+            before, began = node.status()["requests"], time.monotonic()
+            assert len(client.missing(*blobs)) == DIGESTS
+            asked = node.status()["requests"] - before
+            print(f"    {asked} requests for {DIGESTS} digests, {time.monotonic() - began:.2f} s")
+            assert asked == expected
+
+
+def _streamed(nodes: Fleet, objects: ObjectStore) -> None:
+    large = fresh(64 * MIB)
+    with Client(nodes.node("fills").grpc) as client:
+        client.upload(large)
+    own = min(asyncio.run(_by_itself(objects, large)) for _ in range(3))
+    for name in ("cold-1", "cold-2", "cold-3"):
+        with Client(nodes.node(name).grpc) as client:
+            client.missing(fresh(20))
+            began = time.monotonic()
+            parts = []
+            first = 0.0
+            for part in client.reading(large.name):
+                first = first or time.monotonic() - began
+                parts.append(part.data)
+            took = time.monotonic() - began
+            assert b"".join(parts) == large.data
+            assert first < took
+            told = f"first byte after {first * 1e3:.0f} ms, all after {took * 1e3:.0f} ms"
+            print(f"    64 MiB: {told}; the object store's own client {own * 1e3:.0f} ms")
+
+
+async def _by_itself(objects: ObjectStore, large: Blob) -> float:
+    """Seconds that the object store's own client takes."""
+    given = {"endpoint": objects.endpoint, "region": "here"}
+    keys = {name.lower().removeprefix("aws_"): value for name, value in CREDENTIALS.items()}
+    store = connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
+    began = time.monotonic()
+    found = await store.get(f"v1/cas/sha256/{large.hash[:2]}/{large.hash}", 0, None)
+    size = 0
+    async for piece in found.pieces():
+        size += len(piece)
+    assert size == large.size
+    return time.monotonic() - began
+
+
+def _refused(nodes: Fleet, objects: ObjectStore) -> None:
+    node = nodes.node("refused", "--workers", "1", AWS_SECRET_ACCESS_KEY="wrong")
+    with Client(node.grpc) as client:
+        for _ in range(6):
+            with fails(grpc.StatusCode.UNAVAILABLE):
+                client.upload(fresh(10 * KIB))
+    assert fleet.is_down(node)
+
+
+def _outage(nodes: Fleet, objects: ObjectStore) -> None:
+    held, elsewhere = fleet.build(), fleet.build()
+    fleet.fill(nodes.node("there"), elsewhere)
+    node = nodes.node("here", "--workers", "1")
+    fleet.fill(node, held)
+    objects.kill()
+    fleet.goes_on_without_upstream(node, held, elsewhere)
+    with Client(node.grpc) as client:
+        until(lambda: bool(client.missing(fresh(20))) and fleet.is_down(node), "it says so")
+    objects.start()
+    with Client(node.grpc) as client:
+        until(lambda: not client.missing(*elsewhere.blobs), "upstream is asked again")
+    fleet.hits(node, elsewhere)
+
+
+def _killed(nodes: Fleet, objects: ObjectStore) -> None:
+    """Writers that go on while the object store is killed and started again."""
+    node = nodes.node("writes")
+    acknowledged: list[Blob] = []
+    refused = 0
+    ends = threading.Event()
+
+    def write(seed: int) -> None:
+        nonlocal refused
+        choose = random.Random(seed)
+        with Client(node.grpc) as client:
+            while not ends.is_set():
+                blob = fresh(choose.choice((100, 30 * KIB, 300 * KIB, 12 * MIB)))
+                try:
+                    client.upload(blob)
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    refused += 1
+                    # As a client does that would try again.
+                    time.sleep(0.05)
+                else:
+                    acknowledged.append(blob)
+
+    writers = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(KILLS):
+            before = len(acknowledged)
+            until(lambda: len(acknowledged) >= before + 20, "writes are acknowledged")  # noqa: B023
+            time.sleep(random.random())
+            objects.kill()
+            time.sleep(random.random())
+            objects.start()
+    finally:
+        ends.set()
+        for writer in writers:
+            writer.join()
+    with Client(nodes.node("reads").grpc) as client:
+        for blob in acknowledged:
+            assert client.read(blob.name) == blob.data, f"{blob.name} was acknowledged, and is lost"
+    print(f"    {KILLS} kills, {len(acknowledged)} acknowledged, {refused} refused, 0 lost")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
