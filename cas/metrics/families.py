@@ -256,6 +256,11 @@ UPSTREAM_BYTES = Family(
 UPSTREAM_FETCHED = Family(
     "cas_upstream_fetched_blobs_total", "counter", "Blobs that were brought here and found right."
 )
+UPSTREAM_ACTIONS = Family(
+    "cas_upstream_action_hits_total",
+    "counter",
+    "Action results that were a miss here, and were served with what upstream has.",
+)
 UPSTREAM_BAD = Family(
     "cas_upstream_bad_objects_total",
     "counter",
@@ -298,7 +303,7 @@ COUNTED: tuple[Family, ...] = (
     EVICTED, EVICTED_BYTES, EVICTED_AGE, ORPHANS,
     SCRUBBED, SCRUBBED_BYTES, SCRUB_BAD, SCRUBBED_AT,
     UPSTREAM_REQUESTS, UPSTREAM_SECONDS, UPSTREAM_RETRIES, UPSTREAM_REMEMBERED, UPSTREAM_BYTES,
-    UPSTREAM_FETCHED, UPSTREAM_BAD, UPSTREAM_DOWN,
+    UPSTREAM_FETCHED, UPSTREAM_ACTIONS, UPSTREAM_BAD, UPSTREAM_DOWN,
     LOGGED, WORKERS, WORKERS_WANTED, WORKER_ENDS, STARTED_AT,
 )  # fmt: skip
 """What the processes count, in the order in which it is shown."""

@@ -48,6 +48,7 @@ async def _from_beyond(
     assert store.beyond is not None
     expanded = action is not None and action.expanded
     if action is not None and expanded and not await lacking(store, runtime, action.references):
+        store.beyond.served_action()
         return action._replace(complete=True)
     try:
         raw = await runtime.wait(store.beyond.action(instance, digest))
@@ -69,6 +70,7 @@ async def _from_beyond(
         return action
     new = NewAction(raw, references.keys, expanded=True)
     await runtime.wait(store.beyond.keep_action(instance, digest, new))
+    store.beyond.served_action()
     return Action(raw, references.keys, expanded=True, complete=True)
 
 

@@ -186,6 +186,9 @@ class Beyond(Protocol):
     def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
         """Keeps here what `action` gave."""
 
+    def served_action(self) -> None:
+        """Counts an action result that was a miss here, and none after all."""
+
 
 class BlobStore(Protocol):
     """Blobs by digest, uploads by name, action results by (instance, action digest)."""

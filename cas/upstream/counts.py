@@ -27,6 +27,7 @@ class Counts:
         self.received = metrics.counter(families.UPSTREAM_BYTES, "received")
         self.sent = metrics.counter(families.UPSTREAM_BYTES, "sent")
         self.fetched = metrics.counter(families.UPSTREAM_FETCHED)
+        self.actions = metrics.counter(families.UPSTREAM_ACTIONS)
         self.bad = metrics.counter(families.UPSTREAM_BAD)
         self.down = metrics.gauge(families.UPSTREAM_DOWN)
 

@@ -442,6 +442,9 @@ class Tier:
     def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
         return self._local.put_action(instance, digest, action)
 
+    def served_action(self) -> None:
+        self._counts.actions.add()
+
     def after_action(
         self, committed: Pending[None], instance: str, digest: Digest, action: NewAction
     ) -> Pending[None]:
@@ -517,8 +520,13 @@ def _upload_name(digest: Digest) -> str:
 
 
 def _stage(upload: Upload, data: memoryview) -> None:
-    upload.append(data)
-    upload.flush()
+    # In steps of what an upload gathers, so that all but the end goes past the system's cache: those
+    # who keep up read it from memory.
+    while data:
+        room = PIECE - upload.offset % PIECE
+        if upload.append(data[:room]):
+            upload.flush()
+        data = data[room:]
 
 
 def _read(blob: Blob, offset: int, size: int) -> bytes:

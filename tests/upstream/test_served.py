@@ -53,7 +53,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_what_one_node_has_taken_every_other_serves(start: Start, engine: str) -> None:
     made = fleet.build()
     fleet.fill(start("a", "--engine", engine), made)
-    fleet.hits(start("b", "--engine", engine), made)
+    node = start("b", "--engine", engine)
+    fleet.hits(node, made)
+    assert b"\ncas_upstream_action_hits_total 1.0" in node.get("/metrics")[1]
 
 
 def test_parts_batches_and_http_come_from_upstream_too(start: Start, tmp_path: Path) -> None:
