@@ -33,6 +33,7 @@ from cas.options import (
     HTTP_URL,
     OPTIONAL_PATH,
     PATH,
+    REDIS_URL,
     SWITCH,
     UPSTREAM,
     WORD,
@@ -219,6 +220,12 @@ class Config:
     )
     upstream_remembered: int = _option(
         whole(0, 100_000_000), 200_000, "objects remembered of each kind; about 200 bytes each"
+    )
+    upstream_index: str = _option(
+        REDIS_URL, "", "Redis or Valkey in which nodes share what upstream has: redis://host:6379/0"
+    )
+    upstream_index_age: float = _option(
+        seconds(1, 31_536_000), 86_400.0, "seconds for which such an entry is believed"
     )
     require_references: bool = _option(
         SWITCH, False, "refuse an action result that names blobs which are absent"

@@ -341,6 +341,12 @@ HTTP_URL = _optional_text(
     "URL",
 )
 
+REDIS_URL = _optional_text(
+    r"(?:rediss?://[^\s/]+(?:/[0-9]{1,3})?|unix:///[^\s?#]+)",
+    "none, or redis://host:port/number, rediss://… or unix:///path",
+    "URL",
+)
+
 WORD = _optional_text(r"[A-Za-z0-9._-]{1,64}", "none, or a word", "NAME")
 
 SWITCH: Kind[bool] = Kind(

@@ -247,6 +247,12 @@ UPSTREAM_REMEMBERED = Family(
     "counter",
     "Blobs asked for whose presence upstream was known from a short while ago.",
 )
+UPSTREAM_INDEX = Family(
+    "cas_upstream_index_requests_total",
+    "counter",
+    "Round trips to the index that nodes share: ok, or failed.",
+    ("outcome",),
+)
 UPSTREAM_BYTES = Family(
     "cas_upstream_bytes_total",
     "counter",
@@ -302,8 +308,8 @@ COUNTED: tuple[Family, ...] = (
     STORE_USED_BYTES, STORE_LIMIT_BYTES, STORE_ENTRIES, DISK_FREE_BYTES, STORE_FULL,
     EVICTED, EVICTED_BYTES, EVICTED_AGE, ORPHANS,
     SCRUBBED, SCRUBBED_BYTES, SCRUB_BAD, SCRUBBED_AT,
-    UPSTREAM_REQUESTS, UPSTREAM_SECONDS, UPSTREAM_RETRIES, UPSTREAM_REMEMBERED, UPSTREAM_BYTES,
-    UPSTREAM_FETCHED, UPSTREAM_ACTIONS, UPSTREAM_BAD, UPSTREAM_DOWN,
+    UPSTREAM_REQUESTS, UPSTREAM_SECONDS, UPSTREAM_RETRIES, UPSTREAM_REMEMBERED, UPSTREAM_INDEX,
+    UPSTREAM_BYTES, UPSTREAM_FETCHED, UPSTREAM_ACTIONS, UPSTREAM_BAD, UPSTREAM_DOWN,
     LOGGED, WORKERS, WORKERS_WANTED, WORKER_ENDS, STARTED_AT,
 )  # fmt: skip
 """What the processes count, in the order in which it is shown."""

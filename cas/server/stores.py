@@ -45,14 +45,19 @@ def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStor
         return local
     # Imported here: a node of its own has no use for any of it.
     from cas.upstream.asking import Patience
-    from cas.upstream.memory import MemoryOptions
+    from cas.upstream.memory import MemoryOptions, SharedOptions
     from cas.upstream.opening import TierOptions, open_tier
 
+    shared = None
+    if config.upstream_index:
+        where = f"{config.upstream_endpoint} {config.upstream}"
+        shared = SharedOptions(config.upstream_index, where, config.upstream_index_age)
     options = TierOptions(
         Patience(config.upstream_timeout, config.upstream_concurrency),
         MemoryOptions(
             config.upstream_remembered, config.upstream_remember, config.upstream_remember_absent
         ),
+        shared,
     )
     return open_tier(local, objects_of(config), options, metrics)
 

@@ -29,6 +29,8 @@ class Counts:
         self.fetched = metrics.counter(families.UPSTREAM_FETCHED)
         self.actions = metrics.counter(families.UPSTREAM_ACTIONS)
         self.bad = metrics.counter(families.UPSTREAM_BAD)
+        self.index_asked = metrics.counter(families.UPSTREAM_INDEX, "ok")
+        self.index_failed = metrics.counter(families.UPSTREAM_INDEX, "failed")
         self.down = metrics.gauge(families.UPSTREAM_DOWN)
 
     def asked(self, operation: str, outcome: str, seconds: float) -> None:

@@ -24,6 +24,18 @@ class MemoryOptions:
     absent_seconds: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class SharedOptions:
+    """What an operator chooses of the memory that nodes share (`shared`)."""
+
+    url: str
+    """As redis-py takes them: ``redis://host:6379/0``, ``rediss://``, ``unix:///path``."""
+    store: str
+    """Which object store it is about: several may share one Redis."""
+    seconds: float = 86_400.0
+    """For which an entry is believed."""
+
+
 class Memory:
     """Keys of blobs and action results, as `cas.digest` and `cas.index` form them."""
 

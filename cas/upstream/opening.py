@@ -12,7 +12,7 @@ from cas.store.local import LocalStore
 from cas.upstream.asking import Asking, Patience
 from cas.upstream.counts import Counts
 from cas.upstream.loop import Loop
-from cas.upstream.memory import Memory, MemoryOptions
+from cas.upstream.memory import Memory, MemoryOptions, SharedOptions
 from cas.upstream.objects import Objects
 from cas.upstream.store import TieredStore
 from cas.upstream.tier import Tier
@@ -24,6 +24,7 @@ class TierOptions:
 
     patience: Patience = field(default_factory=Patience)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
+    shared: SharedOptions | None = None
 
 
 def open_tier(
@@ -32,4 +33,10 @@ def open_tier(
     """The store for services; to be closed before `local`."""
     counts = Counts(metrics)
     asking = Asking(objects, options.patience, counts)
-    return TieredStore(local, Tier(local, Loop(), asking, Memory(options.memory), counts))
+    shared = None
+    if options.shared is not None:
+        from cas.upstream.shared import Shared
+
+        shared = Shared(options.shared, counts)
+    tier = Tier(local, Loop(), asking, Memory(options.memory), counts, shared)
+    return TieredStore(local, tier)

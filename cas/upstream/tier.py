@@ -19,11 +19,11 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cas import digest as digests
 from cas.digest import Digest
-from cas.errors import CasError, DataLoss, DigestMismatch, NotFound, Unavailable
+from cas.errors import CasError, DataLoss, DigestMismatch, NotFound, StoreClosed, Unavailable
 from cas.store.coming import Staging
 from cas.store.interface import Blob, NewAction, Upload
 from cas.store.local import LocalStore
@@ -36,6 +36,9 @@ from cas.upstream.flights import ComingBlob, Flight
 from cas.upstream.loop import Loop, brought
 from cas.upstream.memory import Memory
 from cas.upstream.objects import Absent, Broken
+
+if TYPE_CHECKING:
+    from cas.upstream.shared import Shared
 
 T = TypeVar("T")
 
@@ -61,13 +64,20 @@ class Tier:
     """See `interface.Beyond`."""
 
     def __init__(
-        self, local: LocalStore, loop: Loop, asking: Asking, memory: Memory, counts: Counts
+        self,
+        local: LocalStore,
+        loop: Loop,
+        asking: Asking,
+        memory: Memory,
+        counts: Counts,
+        shared: Shared | None = None,
     ) -> None:
         self._local = local
         self._loop = loop
         self._asking = asking
         self._memory = memory
         self._counts = counts
+        self._shared = shared
         self._claims = Claims(*local.claims())
         self._flights: dict[bytes, Flight] = {}
         self._sending: dict[bytes, asyncio.Task[None]] = {}
@@ -76,6 +86,10 @@ class Tier:
 
     def close(self) -> None:
         """*Blocking.*  Ends what is under way."""
+        if self._shared is not None:
+            # Fails where all is closed already.
+            with suppress(StoreClosed):
+                self._loop.run(self._shared.close).wait()
         if self._loop.close():
             self._claims.close()
 
@@ -91,6 +105,14 @@ class Tier:
         else:
             unknown = self._memory.unknown(asked)
         self._counts.remembered.add(len(asked) - len(unknown))
+        if unknown and self._shared is not None:
+            known = await self._shared.present(unknown)
+            for key in known or ():
+                self._memory.add(key)
+            if known is not None:
+                # What nobody has told of is sent once more at worst, but makes no action result a
+                # miss.
+                unknown = [key for key in unknown if key not in known] if sure else []
         await asyncio.gather(*[self._look(key) for key in unknown])
         return {key for key in asked if self._memory.has(key)}
 
@@ -106,8 +128,20 @@ class Tier:
             size = -1
         # An object of another size may be another digest's, or damaged: whoever reads it finds out.
         there = size == digest.size
-        (self._memory.add if there else self._memory.add_absent)(digest.key)
+        self._learn(digest.key) if there else self._memory.add_absent(digest.key)
         return there
+
+    def _learn(self, key: bytes) -> None:
+        """Upstream has it."""
+        self._memory.add(key)
+        if self._shared is not None:
+            self._shared.add(key)
+
+    async def _unlearn(self, key: bytes) -> None:
+        """Upstream has it no more."""
+        self._memory.add_absent(key)
+        if self._shared is not None:
+            await self._shared.forget(key)
 
     def find(self, prefix: bytes, /) -> Pending[Digest | None]:
         return self._loop.run(lambda: self._find(prefix))
@@ -119,7 +153,7 @@ class Tier:
         except Absent:
             return None
         digest = digests.make(function, prefix[1:], size)
-        self._memory.add(digest.key)
+        self._learn(digest.key)
         return digest
 
     # --- reads ---------------------------------------------------------------------------
@@ -219,7 +253,7 @@ class Tier:
             try:
                 size, pieces = await self._asking.coming(_name(digest), 0)
             except Absent:
-                self._memory.add_absent(digest.key)
+                await self._unlearn(digest.key)
                 raise NotFound(f"blob {digest} is neither here nor upstream") from None
             if size != digest.size:
                 await self._examine(digest)
@@ -227,7 +261,7 @@ class Tier:
                 await self._fetch_whole(flight, pieces)
             else:
                 await self._fetch_staged(flight, pieces)
-            self._memory.add(digest.key)
+            self._learn(digest.key)
             self._counts.fetched.add()
 
     async def _fetch_whole(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
@@ -343,7 +377,7 @@ class Tier:
                 raise NotFound(f"blob {digest} is neither here nor upstream: it has {size} bytes")
             raise Unavailable(f"object {name} was damaged on its way here")
         await self._condemn(name)
-        self._memory.add_absent(digest.key)
+        await self._unlearn(digest.key)
         raise DataLoss(f"blob {digest} is damaged upstream: {name} holds other bytes")
 
     async def _condemn(self, name: str) -> None:
@@ -416,7 +450,7 @@ class Tier:
         else:
             await self._asking.put(_name(digest), data)
         self._counts.sent.add(digest.size)
-        self._memory.add(digest.key)
+        self._learn(digest.key)
 
     async def _parts(self, blob: Blob) -> AsyncIterator[bytes]:
         for start in range(0, blob.size, PIECE):
@@ -520,8 +554,8 @@ def _upload_name(digest: Digest) -> str:
 
 
 def _stage(upload: Upload, data: memoryview) -> None:
-    # In steps of what an upload gathers, so that all but the end goes past the system's cache: those
-    # who keep up read it from memory.
+    # In steps of what an upload gathers, so that all but the end goes past the system's cache:
+    # those who keep up read it from memory.
     while data:
         room = PIECE - upload.offset % PIECE
         if upload.append(data[:room]):

@@ -179,6 +179,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "upstream_remember": st.floats(0, 86_400),
     "upstream_remember_absent": st.floats(0, 3_600),
     "upstream_remembered": st.integers(0, 100_000_000),
+    "upstream_index": st.sampled_from(["", "redis://h:1/2", "rediss://u:p@h", "unix:///run/r"]),
+    "upstream_index_age": st.floats(1, 31_536_000),
     "require_references": st.booleans(),
     "verify_reads": st.booleans(),
     "scrub_period": st.floats(0, 31_536_000),
@@ -216,6 +218,8 @@ def test_what_is_no_list_of_digest_functions(wrong: object) -> None:
         (options.HTTP_URL, "http://user:secret@garage:3900"),
         (options.WORD, "eu west"),
         (options.WORD, ""),
+        (options.REDIS_URL, "redis:6379"),
+        (options.REDIS_URL, "redis://h/x"),
     ],
 )
 def test_what_names_no_upstream(kind: options.Kind[str], text: str) -> None:

@@ -1,10 +1,11 @@
 """Nodes over one bucket of a real object store (s3proxy), which is killed and comes back.
 
 Checks, in this order: a build filled through one node is all hits from nodes with empty disks;
-FindMissingBlobs of a thousand asks the object store once for each, and then not at all; a large
-blob begins to arrive before it has come; without the object store, and with wrong credentials,
-a node goes on with what it has; whatever was acknowledged while the object store was killed at
-random is there afterwards, from a node that never saw it.
+FindMissingBlobs of a thousand asks the object store once for each, then not at all, and never where
+nodes share an index in Redis, which is killed too; a large blob begins to arrive before all of it
+has come; with wrong credentials, and without the object store, a node goes on with what it has;
+whatever was acknowledged while the object store was killed at random is there afterwards, from a
+node that never saw it.
 
 Rule: what is expected comes from what clients sent.  Times are told, never judged.
 """
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -37,7 +38,7 @@ HOME = Path(
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cas-s3proxy"
 )
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "cas", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
-KILLS = 4
+KILLS = 3
 DIGESTS = 1000
 
 
@@ -112,7 +113,7 @@ class Fleet:
     """The nodes, each with a disk of its own."""
 
     def __init__(self, scratch: Path, running: ExitStack, objects: ObjectStore) -> None:
-        self._scratch = scratch
+        self.scratch = scratch
         self._running = running
         self._objects = objects
 
@@ -121,10 +122,10 @@ class Fleet:
 
     @contextmanager
     def _served(self, name: str, *more: str, **environ: str) -> Iterator[Node]:
-        log = self._scratch / f"{name}.log"
+        log = self.scratch / f"{name}.log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "cas", "serve", "--dir", str(self._scratch / name),
+                [sys.executable, "-m", "cas", "serve", "--dir", str(self.scratch / name),
                  "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", "2",
                  "--upstream", "s3://bucket/team", "--upstream-endpoint", self._objects.endpoint,
                  "--upstream-region", "here", "--upstream-timeout", "5", *more],
@@ -154,7 +155,7 @@ def main() -> int:
         objects.start()
         running.callback(objects.kill)
         nodes = Fleet(scratch, running, objects)
-        steps = (_shared, _counted, _streamed, _refused, _outage, _killed)
+        steps = (_shared, _counted, _indexed, _streamed, _refused, _outage, _killed)
         for step in steps:
             began = time.monotonic()
             step(nodes, objects)
@@ -184,6 +185,50 @@ def _counted(nodes: Fleet, objects: ObjectStore) -> None:
             asked = node.status()["requests"] - before
             print(f"    {asked} requests for {DIGESTS} digests, {time.monotonic() - began:.2f} s")
             assert asked == expected
+
+
+def _indexed(nodes: Fleet, objects: ObjectStore) -> None:
+    blobs = [fresh(20) for _ in range(2 * DIGESTS)]
+    with ExitStack() as running:
+        url, kill = running.enter_context(_redis(nodes.scratch))
+        index = ("--workers", "1", "--upstream-index", url)
+        with Client(nodes.node("tells", *index).grpc) as client:
+            client.put(*blobs)
+        node = nodes.node("hears", *index)
+        with Client(node.grpc) as client:
+            # What was told last is entered a moment later.
+            until(lambda: not client.missing(*blobs[-5:]), "all of it is in the index")
+            for half, expected in ((blobs[:DIGESTS], 0), (blobs[DIGESTS:-5], DIGESTS - 5)):
+                before, began = node.status()["requests"], time.monotonic()
+                assert client.missing(*half) == []
+                asked = node.status()["requests"] - before
+                print(f"    {asked} requests for {len(half)}, {time.monotonic() - began:.2f} s")
+                assert asked == expected
+                kill()
+
+
+@contextmanager
+def _redis(scratch: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Debian's Redis; its URL, and what kills it."""
+    root = HOME / "redis"
+    libraries = [str(path) for path in (root / "usr" / "lib").iterdir() if path.is_dir()]
+    place = scratch / "redis.sock"
+    process = subprocess.Popen(
+        [root / "usr/bin/redis-server", "--port", "0", "--unixsocket", str(place), "--save", ""],
+        cwd=scratch, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        env={**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)},
+    )  # fmt: skip
+    until(lambda: place.exists() or process.poll() is not None, "Redis listens")
+    assert process.poll() is None
+
+    def kill() -> None:
+        process.kill()
+        process.wait()
+
+    try:
+        yield f"unix://{place}", kill
+    finally:
+        kill()
 
 
 def _streamed(nodes: Fleet, objects: ObjectStore) -> None:
@@ -275,7 +320,7 @@ def _killed(nodes: Fleet, objects: ObjectStore) -> None:
     try:
         for _ in range(KILLS):
             before = len(acknowledged)
-            until(lambda: len(acknowledged) >= before + 20, "writes are acknowledged")  # noqa: B023
+            until(lambda: len(acknowledged) >= before + 10, "writes are acknowledged")  # noqa: B023
             time.sleep(random.random())
             objects.kill()
             time.sleep(random.random())
