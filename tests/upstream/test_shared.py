@@ -10,7 +10,7 @@ from cas import digest as digests
 from cas.errors import ConfigError, DataLoss
 from cas.metrics.instruments import Metrics
 from cas.upstream.counts import Counts
-from cas.upstream.memory import SharedOptions
+from cas.upstream.memory import MemoryOptions, SharedOptions
 from cas.upstream.opening import TierOptions
 from cas.upstream.shared import Shared
 from tests.upstream.bucket import Bucket
@@ -29,7 +29,8 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def options(redis: RedisServer) -> TierOptions:
-    return TierOptions(OPTIONS.patience, shared=SharedOptions(redis.url, "s3://bucket"))
+    shared = SharedOptions(redis.url, "s3://bucket")
+    return TierOptions(OPTIONS.patience, MemoryOptions(absent_seconds=0.0), shared)
 
 
 def test_a_whole_request_is_one_round_trip(
