@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cas.cli import remote
+from cas.cli import remote, upstream
 from cas.errors import CasError, ConfigError, NotFound
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ blobs, in all instances. The remote's URL names the instance:
 
   cas admin who --remote grpc://cache:8980/main HASH
   cas admin list --remote grpc://cache:8980/main --principal 'token:ci-*'
+
+`cas admin upstream` looks after the object store behind servers, and needs none of them.
 """
 
 
@@ -31,7 +33,7 @@ def add(commands: Commands) -> None:
     """Adds the command's parser and those below it."""
     parser = commands.add_parser(
         "admin",
-        help="who wrote what; delete it",
+        help="who wrote what; delete it; verify what is upstream",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,6 +53,7 @@ def add(commands: Commands) -> None:
     drop.add_argument("--yes", action="store_true", help="do not ask")
     for each in (who, listing, delete, blob, drop):
         remote.flags(each)
+    upstream.add(below)
 
 
 WHO = """\

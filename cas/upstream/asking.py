@@ -17,7 +17,7 @@ from typing import TypeVar
 from cas.errors import Unavailable
 from cas.metrics.instruments import Metrics
 from cas.upstream.counts import Counts
-from cas.upstream.objects import Absent, Broken, Object, Objects, Refused, UpstreamError
+from cas.upstream.objects import Absent, Broken, Entry, Object, Objects, Refused, UpstreamError
 from cas.upstream.patience import Breaker, Budget, backoff
 
 T = TypeVar("T")
@@ -119,6 +119,14 @@ class Asking:
 
     async def delete(self, key: str) -> None:
         await self._ask("delete", lambda: self._objects.delete(key))
+
+    async def listed(self, prefix: str) -> list[Entry]:
+        """The objects below `prefix`, which are few enough to be held."""
+
+        async def entries() -> list[Entry]:
+            return [entry async for batch in self._objects.list(prefix) for entry in batch]
+
+        return await self._ask("list", entries)
 
     async def retry(self, attempt: int, error: UpstreamError) -> None:
         """Waits before retry number `attempt` of what broke with `error`; raises Unavailable

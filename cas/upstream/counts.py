@@ -5,7 +5,7 @@ from __future__ import annotations
 from cas.metrics import families
 from cas.metrics.instruments import Counter, Histogram, Metrics
 
-OPERATIONS = ("head", "get", "put", "copy", "delete")
+OPERATIONS = ("head", "get", "put", "copy", "delete", "list")
 OUTCOMES = ("ok", "absent", "failed", "refused", "late")
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -30,6 +29,7 @@ from cas.store.local import LocalStore
 from cas.store.pending import Pending
 from cas.upstream import keys
 from cas.upstream.asking import Asking
+from cas.upstream.checking import check, condemn
 from cas.upstream.claims import Claims
 from cas.upstream.counts import Counts
 from cas.upstream.flights import ComingBlob, Flight
@@ -360,39 +360,19 @@ class Tier:
         condemn what is right, nor must a byte that was lost on the way.
         """
         name = _name(digest)
-        hasher = digest.function.new(digest.size)
-        size = 0
         try:
-            _, pieces = await self._asking.coming(name, 0)
-            async for piece in pieces:
-                await self._loop.offload(hasher.update, piece)
-                size += len(piece)
+            found = await check(self._asking, name, digest.function, digest.hash, digest.size)
         except Absent:
             raise NotFound(f"blob {digest} is neither here nor upstream") from None
-        except Broken as error:
-            raise Unavailable(f"upstream fails: {error}") from error
-        if hasher.digest() == digest.hash:
-            if size != digest.size:
-                self._memory.add_absent(digest.key)
-                raise NotFound(f"blob {digest} is neither here nor upstream: it has {size} bytes")
+        if found.is_right and found.size != digest.size:
+            self._memory.add_absent(digest.key)
+            raise NotFound(f"blob {digest} is neither here nor upstream: it has {found.size} bytes")
+        if found.is_right:
             raise Unavailable(f"object {name} was damaged on its way here")
-        await self._condemn(name)
+        self._counts.bad.add()
+        await condemn(self._asking, name)
         await self._unlearn(digest.key)
         raise DataLoss(f"blob {digest} is damaged upstream: {name} holds other bytes")
-
-    async def _condemn(self, name: str) -> None:
-        """Moves a bad object out of the way, so that it is missing, and sent again."""
-        self._counts.bad.add()
-        target = keys.quarantined(name, str(time.time_ns()))
-        log.error("an object upstream is damaged", extra={"object": name, "moved_to": target})
-        try:
-            await self._asking.copy(name, target)
-            await self._asking.delete(name)
-        except (Absent, Unavailable) as error:
-            log.error(
-                "a damaged object could not be moved",
-                extra={"object": name, "error": str(error)},
-            )
 
     # --- writes --------------------------------------------------------------------------
 
