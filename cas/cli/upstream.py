@@ -6,8 +6,6 @@ Rule: speaks to the object store itself, with a server's own options for it.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 SCRUB = """\
 Reads blobs from the object store, chosen at random, and compares each with the hash that its name
 is. What is bad is moved below v1/quarantine/, so that nodes find it missing and clients send it
-again. Takes the options and credentials that servers have for it; of the digest functions those that
-the server's file names.
+again. Takes the options and credentials that servers have for it, and reads what has one of the
+digest functions that the server's file names.
 
 Exit codes: 0 all is well, 1 something was bad, or not all could be read, 2 a wrong option.
 """
@@ -69,6 +67,8 @@ def _options() -> list[config.Option]:
 
 
 def _scrub(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    import asyncio
+
     names = {"config", *(option.name for option in _options())}
     flags = {name: value for name, value in vars(options).items() if name in names}
     loaded = config.load(flags, environ)
@@ -83,6 +83,8 @@ def _scrub(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 async def _scrubbed(loaded: config.Config, sample: int) -> int:
+    import random
+
     from cas.server import stores
     from cas.upstream.asking import Asking, Patience
     from cas.upstream.checking import scrub
