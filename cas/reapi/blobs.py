@@ -46,7 +46,12 @@ async def open_beyond(store: BlobStore, runtime: Runtime, digest: Digest) -> Blo
 
 async def read_later(runtime: Runtime, blob: Blob, view: memoryview, offset: int) -> int:
     """As `Blob.read_into`, on a helper thread once the bytes are here."""
-    await arrived(runtime, blob, offset)
+    if isinstance(blob, Coming):
+        await arrived(runtime, blob, offset)
+        # What came just now is in memory.
+        count = blob.read_into(view, offset, wait=False)
+        if count > 0:
+            return count
     return await runtime.offload(blob.read_into, view, offset)
 
 
