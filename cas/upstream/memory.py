@@ -34,6 +34,8 @@ class SharedOptions:
     """Which object store it is about: several may share one Redis."""
     seconds: float = 86_400.0
     """For which an entry is believed."""
+    timeout: float = 1.0
+    """Seconds for an answer: later, the object store would have been quicker."""
 
 
 class Memory:

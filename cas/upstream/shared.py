@@ -26,8 +26,6 @@ from cas.upstream.patience import Breaker
 
 T = TypeVar("T")
 
-TIMEOUT = 1.0
-"""Seconds: later, a request to the object store would have been quicker."""
 GATHER_SECONDS = 0.01
 """For which what was found and sent is gathered, to be entered together, …"""
 ENTER_MOST = 1_000
@@ -44,6 +42,7 @@ class Shared:
         # Short, since it is stored with every key.
         self._prefix = b"cas1" + hashlib.sha256(options.store.encode()).digest()[:6]
         self._milliseconds = max(1, int(options.seconds * 1000))
+        self._timeout = options.timeout
         self._counts = counts
         self._breaker = Breaker()
         self._found: set[bytes] = set()
@@ -51,8 +50,8 @@ class Shared:
         try:
             self._redis = Redis.from_url(
                 options.url,
-                socket_timeout=TIMEOUT,
-                socket_connect_timeout=TIMEOUT,
+                socket_timeout=options.timeout,
+                socket_connect_timeout=options.timeout,
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
             )
@@ -97,7 +96,7 @@ class Shared:
         if not self._breaker.admits():
             return None
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(self._timeout):
                 answer = await ask()
         except (RedisError, OSError, TimeoutError) as error:
             self._counts.index_failed.add()

@@ -40,6 +40,8 @@ class Bucket:
         """Of all requests but `get`'s bodies."""
         self.bodies = Gate()
         """Of what follows a body's first two pieces."""
+        self.errors: list[UpstreamError] = []
+        """What the next requests end in."""
         self.error: UpstreamError | None = None
         """What every request ends in."""
         self.breaks_at: list[int] = []
@@ -55,6 +57,8 @@ class Bucket:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
+            if self.errors:
+                raise self.errors.pop(0)
             if self.error is not None:
                 raise self.error
             yield

@@ -12,6 +12,7 @@ from cas.metrics.instruments import Metrics
 from cas.upstream.counts import Counts
 from cas.upstream.memory import MemoryOptions, SharedOptions
 from cas.upstream.opening import TierOptions
+from cas.upstream.patience import COOL_SECONDS, FAILURES, Breaker
 from cas.upstream.shared import Shared
 from tests.upstream.bucket import Bucket
 from tests.upstream.conftest import OPTIONS, Node
@@ -29,7 +30,7 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def options(redis: RedisServer) -> TierOptions:
-    shared = SharedOptions(redis.url, "s3://bucket")
+    shared = SharedOptions(redis.url, "s3://bucket", timeout=20.0)
     return TierOptions(OPTIONS.patience, MemoryOptions(absent_seconds=0.0), shared)
 
 
@@ -82,15 +83,22 @@ def test_without_it_the_object_store_is_asked(
 ) -> None:
     found = put(node("a", options), *CONTENTS)
     store = node("b", options)
+    assert store.beyond._shared is not None
+    now = [0.0]
+    store.beyond._shared._breaker = Breaker(lambda: now[0])
+    redis.asked.clear()
     redis.fails = True
     for digest in found[:20]:
         assert present(store, [digest]) == {digest.key}
     lines = [r for r in caplog.records if r.getMessage().startswith("the shared index fails")]
     # Of both nodes at most: a's last entries may have met it, too.
     assert 1 <= len(lines) <= 2
-    assert redis.count(b"MGET") < 20, "nobody asks while it is down"
+    assert redis.count(b"MGET") == FAILURES, "nobody asks while it is down"
     redis.fails = False
-    until(lambda: present(store, [digests.of(b"absent")]) == set() and "again" in caplog.text)
+    now[0] += COOL_SECONDS
+    assert present(store, [digests.of(b"absent")]) == set()
+    assert redis.count(b"MGET") == FAILURES + 1
+    assert "the shared index answers again" in caplog.text
 
 
 def test_nothing_listens(node: Node, bucket: Bucket) -> None:
@@ -119,7 +127,7 @@ def test_two_object_stores_share_nothing(
 ) -> None:
     [digest] = put(node("a", options), b"x")
     until(lambda: redis.keys)
-    other = SharedOptions(redis.url, "s3://another")
+    other = SharedOptions(redis.url, "s3://another", timeout=20.0)
     assert present(node("b", TierOptions(OPTIONS.patience, shared=other)), [digest]) == set()
 
 
