@@ -6,12 +6,13 @@ Rule: speaks to the object store itself, with a server's own options for it.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cas import config, log
 from cas.cli import store
-from cas.errors import ConfigError
+from cas.errors import CasError, ConfigError
 
 if TYPE_CHECKING:
     from cas.cli.remote import Commands
@@ -69,6 +70,8 @@ def _options() -> list[config.Option]:
 def _scrub(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     import asyncio
 
+    from cas.upstream.leaving import leave
+
     names = {"config", *(option.name for option in _options())}
     flags = {name: value for name, value in vars(options).items() if name in names}
     loaded = config.load(flags, environ)
@@ -79,7 +82,12 @@ def _scrub(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             "upstream is none: no object store is named, by flag, environment or file"
         )
     log.configure("text", "critical")
-    return asyncio.run(_scrubbed(loaded, int(options.sample)))
+    try:
+        code = asyncio.run(_scrubbed(loaded, int(options.sample)))
+    except CasError as error:
+        print("cas:", error, file=sys.stderr)
+        code = 1
+    leave(code)
 
 
 async def _scrubbed(loaded: config.Config, sample: int) -> int:

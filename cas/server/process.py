@@ -20,6 +20,7 @@ from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
 from cas.server.link import Link
 from cas.server.messages import FATAL, Event, Task
+from cas.upstream.leaving import leave
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +42,19 @@ def main(arguments: Sequence[str], serve: Callable[[Task, Link, Metrics], None])
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     _allow_open_files()
+    code = 1
     try:
         with link.signals():
             serve(task, link, metrics)
-        return 0
+        code = 0
     except (CasError, OSError) as error:
         link.tell(Event(FATAL, str(error)))
     except Exception as error:
         logger.exception("worker failed")
         link.tell(Event(FATAL, f"{type(error).__name__}: {error}"))
-    return 1
+    if task.config.upstream:
+        leave(code)
+    return code
 
 
 def _metrics(task: Task) -> Metrics:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cas import digest as digests
-from cas.cli import app
 from cas.digest import BLAKE3, SHA256
 from cas.errors import Unavailable
 from cas.upstream import keys
 from cas.upstream.asking import Asking, Patience
 from cas.upstream.checking import Checked, scrub
 from cas.upstream.objects import Refused
+from tests.server.serving import PATIENCE, ROOT
 from tests.upstream.bucket import Bucket
 from tests.upstream.test_tier import some_bytes
 
@@ -78,33 +80,37 @@ def test_what_cannot_be_had_is_no_damage(bucket: Bucket) -> None:
 class TestCommand:
     @pytest.fixture
     def flags(self, tmp_path: Path) -> list[str]:
-        return ["admin", "upstream", "scrub", "--upstream", f"file://{tmp_path}/bucket"]
+        return ["--upstream", f"file://{tmp_path}/bucket"]
 
-    def test_it_tells_and_moves(
-        self, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_it_tells_and_moves(self, flags: list[str], tmp_path: Path) -> None:
         data = b"some content"
         digest = digests.of(data)
         path = tmp_path / "bucket" / keys.blob(digest.key[:33], SHA256)
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
-        assert app.main(flags) == 0
-        assert capsys.readouterr().out == "1 blobs, 12 B read: all well\n"
+        assert scrub_command(*flags) == (0, "1 blobs, 12 B read: all well\n", "")
         path.write_bytes(b"another content")
-        assert app.main([*flags, "--sample", "10"]) == 1
-        out = capsys.readouterr().out
+        code, out, _ = scrub_command(*flags, "--sample", "10")
+        assert code == 1
         assert f"bad: v1/cas/sha256/{digest.hex[:2]}/{digest.hex}\n" in out
         assert "1 bad, moved to quarantine" in out
         assert not path.exists()
-        assert app.main(flags) == 0
 
     @pytest.mark.parametrize(
         ("more", "said"),
         [(["--sample", "x"], "--sample"), (["--upstream", "none"], "upstream is none")],
         ids=["sample", "none"],
     )
-    def test_wrong_options(
-        self, flags: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert app.main([*flags, *more]) == 2
-        assert said in capsys.readouterr().err
+    def test_wrong_options(self, flags: list[str], more: list[str], said: str) -> None:
+        code, _, told = scrub_command(*flags, *more)
+        assert code == 2
+        assert said in told
+
+
+def scrub_command(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; in a process of its own, whose log it sets up."""
+    command = [sys.executable, "-m", "cas", "admin", "upstream", "scrub", *arguments]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    return ended.returncode, ended.stdout, ended.stderr
