@@ -39,6 +39,7 @@ from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.memory import MemoryStore
 from cas.store.pending import Pending
 from tests.metrics.reading import value
+from tests.shelves import Shelves
 from tests.store.conftest import Clock
 from tests.store.test_janitor import HOUR, House, fill, serve
 from tests.test_fastcdc import plain_cuts
@@ -391,9 +392,10 @@ def test_what_others_have_done_meanwhile_is_not_done_again(metrics: Metrics) -> 
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelves: Shelves) -> Iterator[House]:
     monkeypatch.setattr(admission, "IDLE_SECONDS", 0.005)
     with ExitStack() as stack:
+        stack.enter_context(shelves.lent(tmp_path / "store"))
         stack.callback(prepare(tmp_path / "store").close)
         yield House(tmp_path / "store", Clock(), stack)
 

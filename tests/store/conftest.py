@@ -16,6 +16,7 @@ from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.memory import MemoryStore
 from cas.upstream.obstores import connect
 from cas.upstream.opening import TierOptions, open_tier
+from tests.shelves import Shelves
 
 Opener = Callable[..., LocalStore]
 
@@ -48,9 +49,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def opener(tmp_path: Path, clock: Clock) -> Iterator[Opener]:
+def opener(tmp_path: Path, clock: Clock, shelves: Shelves) -> Iterator[Opener]:
     """Opens the one store of this test; again and again, also side by side."""
     with ExitStack() as stack:
+        stack.enter_context(shelves.lent(tmp_path / "store"))
         stack.callback(prepare(tmp_path / "store").close)
         opened: list[LocalStore] = []
 

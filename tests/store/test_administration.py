@@ -20,13 +20,15 @@ from cas.store.files import Files
 from cas.store.interface import NewAction, NewValue
 from cas.store.layout import Layout
 from cas.store.local import LocalStore, StoreOptions, open_store
+from tests.shelves import Shelves
 
 PATIENCE = 40.0
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
+def directory(tmp_path: Path, shelves: Shelves) -> Iterator[Path]:
     with ExitStack() as stack:
+        stack.enter_context(shelves.lent(tmp_path / "store"))
         stack.callback(prepare(tmp_path / "store").close)
         yield tmp_path / "store"
 

@@ -23,6 +23,7 @@ from cas.store.fsck import Finding, Report
 from cas.store.interface import NewAction
 from cas.store.layout import Layout
 from cas.store.local import LocalStore, open_store
+from tests.shelves import Shelves
 
 SMALL = b"small" * 10
 LARGE = os.urandom(200_000)
@@ -31,7 +32,12 @@ NOW = 1_900_000_000.0
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
+def layout(tmp_path: Path, shelves: Shelves) -> Iterator[Layout]:
+    with shelves.lent(tmp_path / "store"):
+        yield _filled(tmp_path)
+
+
+def _filled(tmp_path: Path) -> Layout:
     prepare(tmp_path / "store").close()
     layout = Layout(tmp_path / "store")
     with opened(layout) as store:

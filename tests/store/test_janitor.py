@@ -29,6 +29,7 @@ from cas.store.pending import Pending
 from cas.store.space import Space
 from cas.store.usage import Meter, SizeLimits, staging
 from tests.metrics.reading import value
+from tests.shelves import Shelves
 from tests.store.conftest import Clock
 
 MIB = 1 << 20
@@ -117,9 +118,15 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def house(
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    shelves: Shelves,
+) -> Iterator[House]:
     monkeypatch.setattr(admission, "IDLE_SECONDS", 0.005)
     with ExitStack() as stack:
+        stack.enter_context(shelves.lent(tmp_path / "store"))
         stack.callback(prepare(tmp_path / "store").close)
         yield House(tmp_path / "store", clock, stack)
 

@@ -131,9 +131,15 @@ class Remote:
         script = Path(__file__).with_name("peer.py")
         self.process = subprocess.Popen([sys.executable, script, directory, socket])
         deadline = time.monotonic() + 30
-        while not socket.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self._connection = Client(str(socket), "AF_UNIX")
+        while True:
+            try:
+                self._connection = Client(str(socket), "AF_UNIX")
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                # Not bound yet, or bound and not listening.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         def call(*arguments: object) -> Any:

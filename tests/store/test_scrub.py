@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from cas.store.files import Files
 from cas.store.interface import NewAction, NewValue
 from cas.store.layout import Layout
 from cas.store.local import open_store
+from tests.shelves import Shelves
 from tests.store.test_fsck import (
     LARGE,
     SMALL,
@@ -42,7 +43,12 @@ HUGE = os.urandom(3 << 20)
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
+def layout(tmp_path: Path, shelves: Shelves) -> Iterator[Layout]:
+    with shelves.lent(tmp_path / "store"):
+        yield _filled(tmp_path)
+
+
+def _filled(tmp_path: Path) -> Layout:
     prepare(tmp_path / "store").close()
     layout = Layout(tmp_path / "store")
     with opened(layout) as store:

@@ -14,6 +14,7 @@ from cas.store.local import LocalStore, open_store
 from cas.upstream.asking import Patience
 from cas.upstream.opening import TierOptions, open_tier
 from cas.upstream.store import TieredStore
+from tests.shelves import Shelves
 from tests.upstream.bucket import Bucket
 
 Node = Callable[..., TieredStore]
@@ -27,7 +28,7 @@ def bucket() -> Bucket:
 
 
 @pytest.fixture
-def node(tmp_path: Path, bucket: Bucket) -> Iterator[Node]:
+def node(tmp_path: Path, bucket: Bucket, shelves: Shelves) -> Iterator[Node]:
     """A process of the node of that name, whose disk is empty at first."""
     with ExitStack() as stack:
         # What processes share is the store; one process cannot open its index twice.
@@ -37,6 +38,7 @@ def node(tmp_path: Path, bucket: Bucket) -> Iterator[Node]:
             name: str = "a", options: TierOptions = OPTIONS, metrics: Metrics | None = None
         ) -> TieredStore:
             if name not in stores:
+                stack.enter_context(shelves.lent(tmp_path / name))
                 stack.callback(prepare(tmp_path / name).close)
                 stores[name] = open_store(tmp_path / name)
                 stack.callback(stores[name].close)
