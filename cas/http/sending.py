@@ -20,7 +20,8 @@ from cas.errors import DataLoss, Unavailable
 from cas.http.answers import STALL_SECONDS, head_of
 from cas.http.headers import Span
 from cas.http.runtime import LoopRuntime
-from cas.reapi.blobs import read_later
+from cas.reapi.blobs import arrived, read_later
+from cas.store.coming import Coming
 from cas.store.interface import Blob
 
 PIECE = 1 << 20
@@ -93,11 +94,19 @@ class Stream:
     async def _send_read(self, request: BaseRequest, transport: asyncio.Transport) -> None:
         buffer = memoryview(bytearray(min(PIECE, self._span.end - self._span.start)))
         at = self._span.start
+        coming = self._blob if isinstance(self._blob, Coming) else None
         while at < self._span.end:
-            view = buffer[: self._span.end - at]
-            count = await self._read(view, at)
-            # A copy: the transport keeps what it cannot send at once.
-            transport.write(bytes(view[:count]))
+            left = self._span.end - at
+            if coming is not None:
+                await arrived(self._runtime, coming, at)
+            if coming is not None and (piece := coming.piece(at)) is not None:
+                count = min(len(piece), left)
+                transport.write(piece[:count])
+            else:
+                view = buffer[:left]
+                count = await self._read(view, at)
+                # A copy: the transport keeps what it cannot send at once.
+                transport.write(bytes(view[:count]))
             at += count
             self.sent += count
             if request.protocol.writing_paused:

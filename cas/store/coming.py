@@ -22,6 +22,11 @@ class Coming(ABC):
         """Resolved once bytes at `offset` can be read; None where they can be now.  Fails with
         DataLoss or Unavailable where they do not come."""
 
+    def piece(self, offset: int) -> memoryview | None:
+        """Bytes at `offset` that are in memory, and never change; None where none are, or it would
+        have to be waited for.  Saves those who send them a copy."""
+        return None
+
     @abstractmethod
     def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int: ...
 

@@ -369,8 +369,8 @@ class LocalUpload:
     """See `interface.Upload`.  Holds its staging file from the beginning to the end."""
 
     __slots__ = (
-        "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_open", "_packing", "_path", "_rest",
-        "_resumed", "_uploads", "_view", "digest", "offset", "reserved",
+        "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_hashes", "_open", "_packing", "_path",
+        "_rest", "_resumed", "_uploads", "_view", "digest", "offset", "reserved",
     )  # fmt: skip
 
     def __init__(
@@ -383,6 +383,7 @@ class LocalUpload:
         self._flushed = size
         """Bytes in the file; the hasher has seen just these."""
         self._hasher = hasher
+        self._hashes = True
         self._buffer = uploads.take_buffer()
         self._view = memoryview(self._buffer)
         self._fill = 0
@@ -396,6 +397,17 @@ class LocalUpload:
         self.offset = size
         self.reserved = 0
         """Bytes that were promised room and have not come yet."""
+
+    def hashed_by(self, hasher: Hasher) -> None:
+        """`hasher` is given all that is appended, by who appends, before `finish`.  Such an upload
+        may not be suspended."""
+        self._hasher = hasher
+        self._hashes = False
+
+    @property
+    def flushed(self) -> int:
+        """Bytes that are in the staging file."""
+        return self._flushed
 
     def append(self, data: Buffer, /) -> bool:
         offset = self.offset + len(data)
@@ -428,7 +440,8 @@ class LocalUpload:
                     self._flushed = files.write_past_cache(self._fd, part, self._flushed)
                 else:
                     self._flushed = files.write(self._fd, [part], self._flushed)
-                self._hasher.update(part)
+                if self._hashes:
+                    self._hasher.update(part)
                 self._settle(self._flushed - flushed)
                 self._fill = 0
                 if self._packing is not None:
@@ -503,7 +516,8 @@ class LocalUpload:
         in_memory = self._packing is not None and not self._flushed and self._rest is None
         if in_memory and self._pack(self._view[: self._fill]):
             # All of it: once it is packed, it need not be in staging too.
-            self._hasher.update(self._view[: self._fill])
+            if self._hashes:
+                self._hasher.update(self._view[: self._fill])
         else:
             self.flush()
         digests.check(self.digest, self._hasher, self.offset)

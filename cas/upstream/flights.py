@@ -1,9 +1,9 @@
 """A blob on its way here from upstream, and those who read it meanwhile.
 
-Rule: no I/O of its own but reads of what is staged.  Bytes are readable once they are in memory or
-staged, all but the last piece: that one is given out once the whole was found to be right, so that
+Rule: no I/O of its own but reads of what is staged.  Bytes are readable once they have come,
+all but the last piece: that one is given out once the whole was found to be right, so that
 nobody is given all of a blob that is wrong.  Readers may be slow, few or none: the newest pieces
-are kept in memory for those who keep up, the others read what is staged.
+are kept in memory for those who keep up, and those that are not staged; the rest is read there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cas.digest import Digest
 from cas.store.coming import Coming
 from cas.store.pending import Pending, resolved
 
-WINDOW = 4
-"""Newest pieces that are kept in memory, of `obstores.PIECE` each or a little more."""
+WINDOW = 4 << 20
+"""Newest bytes that are kept in memory, with all that is not staged yet."""
 
 AHEAD = 4 << 20
 """Whoever reads this many bytes ahead of what has come gets them by a request of his own, …"""
@@ -43,7 +43,7 @@ class Flight:
         """Resolved once upstream gives the blob, or it is here; fails where it does not."""
         self.readable = 0
         """Bytes, from the beginning on."""
-        self._window: deque[tuple[int, memoryview]] = deque(maxlen=WINDOW)
+        self._window: deque[tuple[int, memoryview]] = deque()
         self._sources: list[Source] = []
         self._error: Exception | None = None
         self._waiting: list[tuple[int, Pending[None]]] = []
@@ -65,6 +65,15 @@ class Flight:
         with self._lock:
             self._window.append((offset, piece))
         self.advance(upto)
+
+    def settle(self, upto: int) -> None:
+        """Bytes up to `upto` can be read from where the blob lies."""
+        with self._lock:
+            window = self._window
+            newest, piece = window[-1]
+            kept = min(upto, newest + len(piece) - WINDOW)
+            while window[0][0] + len(window[0][1]) <= kept:
+                window.popleft()
 
     def advance(self, upto: int) -> None:
         with self._lock:
@@ -110,15 +119,27 @@ class Flight:
         pending.fail(error)
         return pending
 
+    def piece(self, offset: int) -> memoryview | None:
+        """See `Coming.piece`."""
+        with self._lock:
+            for start, piece in self._window:
+                if start <= offset < min(start + len(piece), self.readable):
+                    return piece[offset - start : self.readable - start]
+        return None
+
     def read_into(self, view: memoryview, offset: int, *, wait: bool) -> int:
         """Bytes that are readable; -1 where the disk is to be waited for, and may not be."""
         with self._lock:
             view = view[: max(0, self.readable - offset)]
+            done = 0
             for start, piece in self._window:
-                if start <= offset < start + len(piece):
-                    found = piece[offset - start : offset - start + len(view)]
-                    view[: len(found)] = found
-                    return len(found)
+                at = offset + done - start
+                if 0 <= at < len(piece) and done < len(view):
+                    found = piece[at : at + len(view) - done]
+                    view[done : done + len(found)] = found
+                    done += len(found)
+            if done:
+                return done
         if not view:
             return 0
         if not wait or not self._sources:
@@ -159,6 +180,9 @@ class ComingBlob(Coming):
 
         fetched.add_done_callback(came)
         return out
+
+    def piece(self, offset: int) -> memoryview | None:
+        return self._flight.piece(offset)
 
     def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
         start, part = self._part

@@ -22,17 +22,27 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cas import digest as digests
 from cas.digest import Digest
-from cas.errors import CasError, DataLoss, DigestMismatch, NotFound, StoreClosed, Unavailable
+from cas.errors import (
+    CasError,
+    DataLoss,
+    DigestMismatch,
+    NotFound,
+    StoreClosed,
+    Unavailable,
+    UploadSuperseded,
+)
 from cas.store.coming import Staging
-from cas.store.interface import Blob, NewAction, Upload
+from cas.store.interface import Blob, NewAction
 from cas.store.local import LocalStore
 from cas.store.pending import Pending
+from cas.store.uploads import LocalUpload
 from cas.upstream import keys
 from cas.upstream.asking import Asking
 from cas.upstream.checking import check, condemn
 from cas.upstream.claims import Claims
 from cas.upstream.counts import Counts
 from cas.upstream.flights import ComingBlob, Flight
+from cas.upstream.landing import Landing
 from cas.upstream.loop import Loop, brought
 from cas.upstream.memory import Memory
 from cas.upstream.objects import Absent, Broken
@@ -49,7 +59,8 @@ SENT_WHOLE = 8 << 20
 STREAMS = 16
 """Larger objects that come, and that go, at once in one process: each holds `flights.WINDOW`
 pieces, or a few parts."""
-PIECE = 1 << 20
+READ = 1 << 20
+"""Bytes that are read at once of what is sent."""
 MAX_ACTION = 16 << 20
 """Bytes of an action result that is taken."""
 LOOK_SECONDS = 0.01
@@ -282,28 +293,20 @@ class Tier:
     async def _fetch_staged(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
         digest = flight.digest
         await brought(self._local.room(digest.size))
-        upload = await self._loop.offload(self._begin, digest)
+        landing = Landing(self._loop, flight, *await self._loop.offload(self._begin, digest))
+        flight.begin()
         try:
-            staged = await self._loop.offload(self._local.staged, _upload_name(digest))
-            flight.begin()
-            async for offset, piece in _ahead(self._resumed(digest, pieces)):
-                view = memoryview(piece)
-                end = offset + len(view)
-                await self._loop.offload(_stage, upload, view)
-                if staged is not None and end > flight.readable:
-                    # One that an earlier process left off may have had more until now.
-                    flight.lies_in(staged)
-                    staged = None
-                flight.add(offset, view, end if end < digest.size else offset)
+            async for offset, piece in self._resumed(digest, pieces):
+                await landing.take(offset, memoryview(piece))
             try:
-                pending = await self._loop.offload(upload.finish)
+                await landing.verify()
             except DigestMismatch:
                 await self._examine(digest)
                 raise
+            pending = await landing.finish()
         except BaseException:
-            await asyncio.shield(self._loop.offload(upload.discard))
+            await asyncio.shield(landing.discard())
             raise
-        flight.advance(digest.size)
         await self._committed(digest, pending)
 
     async def _resumed(
@@ -343,13 +346,18 @@ class Tier:
                 extra={"digest": str(digest), "error": str(error)},
             )
 
-    def _begin(self, digest: Digest) -> Upload:
+    def _begin(self, digest: Digest) -> tuple[LocalUpload, Staging]:
         name = _upload_name(digest)
         left = self._local.committed_size(name)
         if left is not None:
             # Of a process that died.  Not gone on with: what is wrong would then be nobody's.
             self._local.upload(name, digest, left, b"").discard()
-        return self._local.upload(name, digest, 0, b"")
+        upload = self._local.upload(name, digest, 0, b"")
+        staged = self._local.staged(name)
+        if staged is None:
+            upload.discard()
+            raise UploadSuperseded(f"the staged upload of {digest} has gone")
+        return upload, staged
 
     # --- damage --------------------------------------------------------------------------
 
@@ -433,8 +441,8 @@ class Tier:
         self._learn(digest.key)
 
     async def _parts(self, blob: Blob) -> AsyncIterator[bytes]:
-        for start in range(0, blob.size, PIECE):
-            yield await self._loop.offload(_read, blob, start, min(PIECE, blob.size - start))
+        for start in range(0, blob.size, READ):
+            yield await self._loop.offload(_read, blob, start, min(READ, blob.size - start))
 
     # --- action results ------------------------------------------------------------------
 
@@ -492,22 +500,6 @@ class Tier:
         return out
 
 
-async def _ahead(pieces: AsyncIterator[T]) -> AsyncIterator[T]:
-    """The pieces, of which the next one comes while one is made use of."""
-
-    async def following() -> T | None:
-        return await anext(pieces, None)
-
-    coming = asyncio.create_task(following())
-    try:
-        while (piece := await coming) is not None:
-            coming = asyncio.create_task(following())
-            yield piece
-    finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
-
-
 def _pass_on(came: Pending[None], out: Pending[None]) -> None:
     def ended() -> None:
         try:
@@ -531,16 +523,6 @@ def _action_name(instance: str, digest: Digest) -> str:
 def _upload_name(digest: Digest) -> str:
     """Of what is staged; no client's upload is named so."""
     return f"\0upstream/{digest}"
-
-
-def _stage(upload: Upload, data: memoryview) -> None:
-    # In steps of what an upload gathers, so that all but the end goes past the system's cache:
-    # those who keep up read it from memory.
-    while data:
-        room = PIECE - upload.offset % PIECE
-        if upload.append(data[:room]):
-            upload.flush()
-        data = data[room:]
 
 
 def _read(blob: Blob, offset: int, size: int) -> bytes:

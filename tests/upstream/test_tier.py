@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,10 +11,12 @@ import pytest
 
 from cas import digest as digests
 from cas.digest import Digest
-from cas.errors import DataLoss, NotFound, Unavailable
+from cas.errors import DataLoss, NoSpace, NotFound, Unavailable
 from cas.store.coming import Coming
 from cas.store.interface import Blob, NewAction
+from cas.store.uploads import LocalUpload
 from cas.upstream.asking import Patience
+from cas.upstream.landing import UNSTAGED
 from cas.upstream.memory import MemoryOptions
 from cas.upstream.objects import Broken, Refused
 from cas.upstream.opening import TierOptions
@@ -136,6 +139,72 @@ class TestReads:
         bucket.bodies.open()
         assert read(follows) == data
         assert bucket.count("get") == 2
+
+    def test_readers_do_not_wait_for_the_disk(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = some_bytes(BIG)
+        [digest] = put(node("a"), data)
+        moves = threading.Event()
+        flush = LocalUpload.flush
+
+        def stuck(upload: LocalUpload) -> None:
+            assert moves.wait(PATIENCE)
+            flush(upload)
+
+        monkeypatch.setattr(LocalUpload, "flush", stuck)
+        store = node("b")
+        try:
+            blob = opened(store, digest)
+            piece = blob.piece(0) if isinstance(blob, Coming) else None
+            assert read(blob) == data
+            assert not store.contains(digest)
+        finally:
+            moves.set()
+        until(lambda: store.contains(digest))
+        assert piece is None or piece == data[: len(piece)]
+        assert fetched(store, digest) == data
+
+    def test_what_a_slow_disk_holds_up_is_bounded(
+        self, node: Node, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = some_bytes(4 * UNSTAGED)
+        [digest] = put(node("a"), data)
+        moves = threading.Event()
+        flush = LocalUpload.flush
+
+        def stuck(upload: LocalUpload) -> None:
+            assert moves.wait(PATIENCE)
+            flush(upload)
+
+        monkeypatch.setattr(LocalUpload, "flush", stuck)
+        blob = opened(node("b"), digest)
+        assert isinstance(blob, Coming)
+        try:
+            until(lambda: blob.ready(UNSTAGED - 1) is None)
+            time.sleep(0.1)
+            assert blob.ready(UNSTAGED + 2 * bucket.piece) is not None
+        finally:
+            moves.set()
+        assert read(blob) == data
+
+    def test_one_that_cannot_be_staged_is_not_kept(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = some_bytes(4 * UNSTAGED)
+        [digest] = put(node("a"), data)
+
+        def fails(upload: LocalUpload) -> None:
+            raise NoSpace("the disk is full")
+
+        store = node("b")
+        with monkeypatch.context() as broken:
+            broken.setattr(LocalUpload, "flush", fails)
+            with pytest.raises(NoSpace):
+                read(opened(store, digest))
+            until(lambda: store.committed_size(f"\0upstream/{digest}") is None)
+        assert not store.contains(digest)
+        assert fetched(store, digest) == data
 
     def test_bytes_are_given_out_while_more_come_but_for_the_last(
         self, node: Node, bucket: Bucket
