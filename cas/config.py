@@ -221,6 +221,11 @@ class Config:
     upstream_remembered: int = _option(
         whole(0, 100_000_000), 200_000, "objects remembered of each kind; about 200 bytes each"
     )
+    upstream_renew: float = _option(
+        seconds(0, 31_536_000),
+        604_800.0,
+        "seconds of age from which an object that is used is renewed there; 0 is never",
+    )
     upstream_index: str = _option(
         REDIS_URL, "", "Redis or Valkey in which nodes share what upstream has: redis://host:6379/0"
     )

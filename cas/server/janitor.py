@@ -49,6 +49,9 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         options = stores.janitor_options(config)
         janitor = Janitor(layout, index, files, space, meter, options, metrics=metrics)
         scrub = _scrub(config, layout, index, files, metrics)
+        sweep = stores.open_sweep(config, index, files, metrics)
+        if sweep is not None:
+            opened.callback(sweep.close)
         keeper = _hits(task, layout, files)
 
         link.tell(Event(READY))
@@ -62,6 +65,8 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
                 beat_due = time.monotonic() + BEAT_INTERVAL
                 if scrub is not None:
                     scrub.step()
+                if sweep is not None:
+                    sweep.step()
                 _note(keeper.step)
         _note(keeper.save)
 

@@ -13,12 +13,16 @@ from cas.metrics.instruments import Metrics
 from cas.store.evict import Watermarks
 from cas.store.interface import BlobStore
 from cas.store.janitor import JanitorOptions
+from cas.store.layout import Layout
 from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.usage import SizeLimits
 from cas.store.verifying import VerifyingStore
 
 if TYPE_CHECKING:
-    from cas.upstream.objects import Objects
+    from cas.index.lmdb import Index
+    from cas.store.files import Files
+    from cas.upstream.objects import Aging, Objects
+    from cas.upstream.sweep import Sweep
 
 
 def open_for_serving(config: Config, metrics: Metrics) -> LocalStore:
@@ -59,10 +63,31 @@ def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStor
         ),
         shared,
     )
-    return open_tier(local, objects_of(config), options, metrics)
+    return open_tier(local, renewing(config), options, metrics)
 
 
-def objects_of(config: Config) -> Objects:
+def open_sweep(config: Config, index: Index, files: Files, metrics: Metrics) -> Sweep | None:
+    """What tells upstream of what is used here; None where nobody is to be told."""
+    if not config.upstream or not config.upstream_renew:
+        return None
+    from cas.upstream.asking import Asking, Patience
+    from cas.upstream.counts import Counts
+    from cas.upstream.sweep import Sweep
+
+    patience = Patience(config.upstream_timeout, config.upstream_concurrency)
+    asking = Asking(renewing(config), patience, Counts(metrics))
+    return Sweep(Layout(config.dir), index, files, asking, config.upstream_renew)
+
+
+def renewing(config: Config) -> Objects:
+    """The object store, where what is asked for is kept young if that is wanted."""
+    from cas.upstream.renewing import Renewing
+
+    objects = objects_of(config)
+    return Renewing(objects, config.upstream_renew) if config.upstream_renew else objects
+
+
+def objects_of(config: Config) -> Aging:
     """The object store that `upstream` names.  Raises ConfigError."""
     from cas.upstream.obstores import connect
 

@@ -12,6 +12,7 @@ Rule: pure; digests, upload names and generations to paths and back.  The tree:
     DIR/staging/<first byte>/<hash of the upload's name>        uploads in progress
     DIR/quarantine/     what failed verification after it was stored
     DIR/scrub           how far the background scrub is
+    DIR/renewed         how far what is used was renewed upstream
     DIR/hits            how often what was asked for was there
 
 A blob's file carries a generation, drawn for each write of it, so that evicting
@@ -76,6 +77,10 @@ class Layout:
     @property
     def scrub(self) -> Path:
         return self.root / "scrub"
+
+    @property
+    def renewed(self) -> Path:
+        return self.root / "renewed"
 
     @property
     def hits(self) -> Path:

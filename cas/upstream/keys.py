@@ -1,6 +1,6 @@
 """Where things are in an object store: the layout, version 1.
 
-Rule: pure; the only module that knows a key's form.  DESIGN.md, "Upstream", documents it for
+Rule: pure; the only module that knows a key's form.  docs/upstream.md documents it for
 people with other tools.  A change of any form needs another version, beside this one.
 
 The kind comes first, so that a bucket's lifecycle rules, which know prefixes only, can tell

@@ -36,12 +36,25 @@ class Entry(NamedTuple):
     """Bytes."""
 
 
+class Aged(NamedTuple):
+    """An object that was looked at."""
+
+    size: int
+    """Bytes."""
+    age: float
+    """Seconds since it was written, or renewed."""
+
+
 class Object(Protocol):
     """An object that has begun to come."""
 
     @property
     def size(self) -> int:
         """Bytes of the whole object, whatever part was asked for."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was written, or renewed."""
 
     def pieces(self) -> AsyncIterator[bytes]:
         """The bytes asked for, in pieces as they come.  Raises Broken."""
@@ -79,3 +92,10 @@ class Objects(Protocol):
 
     def list(self, prefix: str, /) -> AsyncIterator[Sequence[Entry]]:
         """The objects below `prefix`, in batches, in no order."""
+
+
+class Aging(Objects, Protocol):
+    """An object store that tells how old an object is."""
+
+    def look(self, key: str, /) -> Awaitable[Aged]:
+        """As `head`, with the age.  Raises Absent."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -15,7 +16,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from cas.errors import ConfigError
-from cas.upstream.objects import Absent, Broken, Entry, Object, Refused
+from cas.upstream.objects import Absent, Aged, Broken, Entry, Object, Refused
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -57,10 +58,13 @@ def connect(url: str, options: Mapping[str, Any], *, connect_timeout: float) -> 
         if url.startswith("s3://"):
             # One object is deleted at a time, and not every store deletes many.
             settings |= {"disable_bulk_delete": True}
+            # For `copy`.  S3 refuses to copy an object onto itself as it is, and obstore gives no
+            # other way to send this header signed.
+            settings |= {"copy_if_not_exists": "header: x-amz-metadata-directive: REPLACE"}
     elif url.startswith("file://"):
         settings |= {"mkdir": True}
     try:
-        return ObStore(from_url(url, **settings))
+        return ObStore(from_url(url, **settings), replaces=url.startswith("s3://"))
     except (exceptions.BaseError, ValueError, OSError) as error:
         raise ConfigError(f"upstream {url!r}: {_first_line(error)}") from error
 
@@ -68,12 +72,19 @@ def connect(url: str, options: Mapping[str, Any], *, connect_timeout: float) -> 
 class ObStore:
     """See `objects.Objects`."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, replaces: bool = False) -> None:
+        """`replaces`: a copy onto itself must replace what is kept beside the bytes."""
         self._store = store
+        self._replaces = replaces
 
     async def head(self, key: str, /) -> int:
         with _translated(key):
             return (await obstore.head_async(self._store, key))["size"]
+
+    async def look(self, key: str, /) -> Aged:
+        with _translated(key):
+            found = await obstore.head_async(self._store, key)
+        return Aged(found["size"], _age(found["last_modified"]))
 
     async def get(self, key: str, start: int, end: int | None, /) -> Object:
         with _translated(key):
@@ -99,7 +110,8 @@ class ObStore:
 
     async def copy(self, source: str, target: str, /) -> None:
         with _translated(source):
-            await obstore.copy_async(self._store, source, target)
+            onto_itself = self._replaces and source == target
+            await obstore.copy_async(self._store, source, target, overwrite=not onto_itself)
 
     async def delete(self, key: str, /) -> None:
         try:
@@ -121,11 +133,16 @@ class _Coming:
         self._key = key
         self._result = result
         self.size: int = result.meta["size"]
+        self.age = _age(result.meta["last_modified"])
 
     async def pieces(self) -> AsyncIterator[bytes]:
         with _translated(self._key):
             async for piece in self._result.stream(min_chunk_size=PIECE):
                 yield piece
+
+
+def _age(written: datetime) -> float:
+    return (datetime.now(UTC) - written).total_seconds()
 
 
 @contextmanager

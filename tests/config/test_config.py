@@ -99,6 +99,7 @@ def test_every_option_can_be_set_in_each_place(file: Path) -> None:
         "upstream_remember": "60",
         "upstream_remember_absent": "1.5",
         "upstream_remembered": "1000",
+        "upstream_renew": "3600",
         "upstream_index": "redis://:secret@redis:6379/1",
         "upstream_index_age": "3600",
         "require_references": "true",

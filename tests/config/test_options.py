@@ -179,6 +179,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "upstream_remember": st.floats(0, 86_400),
     "upstream_remember_absent": st.floats(0, 3_600),
     "upstream_remembered": st.integers(0, 100_000_000),
+    "upstream_renew": st.one_of(st.just(0.0), st.floats(0, 31_536_000)),
     "upstream_index": st.sampled_from(["", "redis://h:1/2", "rediss://u:p@h", "unix:///run/r"]),
     "upstream_index_age": st.floats(1, 31_536_000),
     "require_references": st.booleans(),

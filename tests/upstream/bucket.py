@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
-from cas.upstream.objects import Absent, Broken, Entry, Object, UpstreamError
+from cas.upstream.objects import Absent, Aged, Broken, Entry, Object, UpstreamError
 
 
 class Gate:
@@ -47,6 +47,8 @@ class Bucket:
         self.breaks_at: list[int] = []
         """Offsets at which bodies break off, each once."""
         self.piece = 1 << 20
+        self.ages: dict[str, float] = {}
+        """Seconds, of those that are not new."""
 
     def count(self, operation: str, key: str = "") -> int:
         return sum(1 for asked, name in self.asked if asked == operation and key in name)
@@ -75,6 +77,9 @@ class Bucket:
             await self.gate.passed()
             return len(self._find(key))
 
+    async def look(self, key: str, /) -> Aged:
+        return Aged(await self.head(key), self.ages.get(key, 0.0))
+
     async def get(self, key: str, start: int, end: int | None, /) -> Object:
         with self._request("get" if end is None else "part", key):
             await self.gate.passed()
@@ -93,6 +98,7 @@ class Bucket:
     async def copy(self, source: str, target: str, /) -> None:
         with self._request("copy", source):
             self.objects[target] = self._find(source)
+            self.ages.pop(target, None)
 
     async def delete(self, key: str, /) -> None:
         with self._request("delete", key):
@@ -112,6 +118,7 @@ class _Body:
         self._end = len(data) if end is None else min(end, len(data))
         self._gated = end is None
         self.size = len(data)
+        self.age = bucket.ages.get(key, 0.0)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         bucket = self._bucket

@@ -3,7 +3,8 @@
 Checks, in this order: a build filled through one node is all hits from nodes with empty disks;
 FindMissingBlobs of a thousand asks the object store once for each, then not at all, and never where
 nodes share an index in Redis, which is killed too; a large blob begins to arrive before all of it
-has come; with wrong credentials, and without the object store, a node goes on with what it has;
+has come; what is used is renewed where it is old; with wrong credentials, and without the object
+store, a node goes on with what it has;
 whatever was acknowledged while the object store was killed at random is there afterwards, from a
 node that never saw it.
 
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import grpc
 
-from cas.upstream.obstores import connect
+from cas.upstream.obstores import ObStore, connect
 from tests.conformance.client import KIB, MIB, Blob, Client, fails, fresh
 from tests.server.serving import ROOT, Server, until
 from tests.upstream import fleet
@@ -155,7 +156,7 @@ def main() -> int:
         objects.start()
         running.callback(objects.kill)
         nodes = Fleet(scratch, running, objects)
-        steps = (_shared, _counted, _indexed, _streamed, _refused, _outage, _killed)
+        steps = (_shared, _counted, _indexed, _streamed, _renewed, _refused, _outage, _killed)
         for step in steps:
             began = time.monotonic()
             step(nodes, objects)
@@ -254,9 +255,7 @@ def _streamed(nodes: Fleet, objects: ObjectStore) -> None:
 
 async def _by_itself(objects: ObjectStore, large: Blob) -> float:
     """Seconds that the object store's own client takes."""
-    given = {"endpoint": objects.endpoint, "region": "here"}
-    keys = {name.lower().removeprefix("aws_"): value for name, value in CREDENTIALS.items()}
-    store = connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
+    store = _itself(objects)
     began = time.monotonic()
     found = await store.get(f"v1/cas/sha256/{large.hash[:2]}/{large.hash}", 0, None)
     size = 0
@@ -264,6 +263,28 @@ async def _by_itself(objects: ObjectStore, large: Blob) -> float:
         size += len(piece)
     assert size == large.size
     return time.monotonic() - began
+
+
+def _itself(objects: ObjectStore) -> ObStore:
+    given = {"endpoint": objects.endpoint, "region": "here"}
+    keys = {name.lower().removeprefix("aws_"): value for name, value in CREDENTIALS.items()}
+    return connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
+
+
+def _renewed(nodes: Fleet, objects: ObjectStore) -> None:
+    blob = fresh(30 * KIB)
+    with Client(nodes.node("uses").grpc) as client:
+        client.put(blob)
+    until(lambda: asyncio.run(_age_of(objects, blob)) > 3, "it is older")
+    with Client(nodes.node("renews", "--upstream-renew", "2").grpc) as client:
+        assert not client.missing(blob)
+        until(lambda: asyncio.run(_age_of(objects, blob)) < 2, "it is renewed")
+        assert client.read(blob.name) == blob.data
+
+
+async def _age_of(objects: ObjectStore, blob: Blob) -> float:
+    found = await _itself(objects).look(f"v1/cas/sha256/{blob.hash[:2]}/{blob.hash}")
+    return found.age
 
 
 def _refused(nodes: Fleet, objects: ObjectStore) -> None:

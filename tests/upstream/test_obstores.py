@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -98,6 +99,54 @@ def test_what_is_absent_is_absent(objects: ObStore) -> None:
         await objects.delete("v1/none")
 
     asyncio.run(run())
+
+
+def test_a_copy_onto_itself_renews_an_object() -> None:
+    async def run() -> None:
+        objects = connect("memory:///", {}, connect_timeout=5)
+        await objects.put("v1/a", DATA)
+        await asyncio.sleep(0.3)
+        old = await objects.look("v1/a")
+        assert old.size == len(DATA)
+        assert old.age >= 0.29
+        assert (await objects.get("v1/a", 0, None)).age >= old.age
+        began = time.time()
+        await objects.copy("v1/a", "v1/a")
+        assert await _read(objects, "v1/a") == DATA
+        renewed = await objects.look("v1/a")
+        assert renewed.age <= time.time() - began + 0.1
+
+    asyncio.run(run())
+
+
+def test_s3_is_told_to_replace_what_is_copied_onto_itself() -> None:
+    """It refuses such a copy otherwise."""
+    asked: list[web.Request] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request)
+        result = "<CopyObjectResult><ETag>e</ETag></CopyObjectResult>"
+        return web.Response(text=result, content_type="application/xml")
+
+    async def run() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            endpoint = "http://{}:{}".format(*runner.addresses[0][:2])
+            objects = connect("s3://bucket", {**KEYS, "endpoint": endpoint}, connect_timeout=5)
+            await objects.copy("v1/a", "v1/a")
+            await objects.copy("v1/a", "v1/b")
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(run())
+    name = "x-amz-metadata-directive"
+    told = [(found.path, found.headers.get(name)) for found in asked]
+    assert told == [("/bucket/v1/a", "REPLACE"), ("/bucket/v1/b", None)]
+    assert name in asked[0].headers["Authorization"], "what is not signed is refused, too"
 
 
 def test_copy_delete_and_list(objects: ObStore) -> None:
