@@ -45,7 +45,9 @@ def test_none_lets_strangers_in(path: Path) -> None:
         assert is_local(addresses[0]) or anonymous_role(loaded, addresses) is Role.NONE
 
 
-@pytest.fixture(params=["docker/cas.toml", "compose/cas.toml", "kubernetes/cas.yaml"])
+@pytest.fixture(
+    params=["docker/cas.toml", "compose/cas.toml", "fleet/cas.toml", "kubernetes/cas.yaml"]
+)
 def deployed(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     """What a server of deploy/ is configured by."""
     path = ROOT / "deploy" / request.param
