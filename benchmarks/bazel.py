@@ -74,12 +74,8 @@ def bazel(
     seconds: dict[str, list[float]] = {}
     problems: dict[str, str] = {}
     with scratch(drive.directory) as directory, ExitStack() as servers:
-        workspace = directory / "workspace"
-        workspace.mkdir()
-        (workspace / "WORKSPACE").write_text('workspace(name = "cached")\n')
-        (workspace / "rules.bzl").write_text(_RULE)
-        (workspace / "BUILD").write_text(build_file(actions))
-        (workspace / "nonce.txt").write_text(uuid.uuid4().hex)
+        source = directory / "workspace"
+        workspace(source, actions)
         caches = {}
         for kind in kinds:
             try:
@@ -91,23 +87,12 @@ def bazel(
 
         caches[DISK_CACHE] = f"--disk_cache={directory / 'disk-cache'}"
 
-        def build(cache: str, hits: int) -> float:
-            with _output_base(program, directory, workspace) as command:
-                flags = ["--spawn_strategy=local", "--noshow_progress", "--color=no", cache]
-                _run([*command, "build", "--nobuild", *flags, "//..."], workspace)
-                began = time.monotonic()
-                output = _run([*command, "build", *flags, "//..."], workspace)
-                passed = time.monotonic() - began
-            if found_hits(output) != hits:
-                raise BuildFailed(f"{output}\n{found_hits(output)} cache hits, expected {hits}")
-            return passed
-
         def attempt(name: str, hits: int) -> float | None:
             """None once a cache has failed; the others go on."""
             if name in problems:
                 return None
             try:
-                return build(caches[name], hits)
+                return timed(program, directory, source, caches[name], hits)
             except BuildFailed as error:
                 problems[name] = str(error).splitlines()[-1]
                 report(f"bazel  {name}: {error}")
@@ -129,6 +114,28 @@ def bazel(
         "seconds": {n: median(found) for n, found in seconds.items() if n not in problems},
         "problems": problems,
     }
+
+
+def workspace(source: Path, actions: int) -> None:
+    """Makes one that no cache has seen."""
+    source.mkdir()
+    (source / "WORKSPACE").write_text('workspace(name = "cached")\n')
+    (source / "rules.bzl").write_text(_RULE)
+    (source / "BUILD").write_text(build_file(actions))
+    (source / "nonce.txt").write_text(uuid.uuid4().hex)
+
+
+def timed(program: str, directory: Path, source: Path, cache: str, hits: int) -> float:
+    """Seconds of one build with the flag `cache`, which must have so many hits."""
+    with _output_base(program, directory, source) as command:
+        flags = ["--spawn_strategy=local", "--noshow_progress", "--color=no", cache]
+        _run([*command, "build", "--nobuild", *flags, "//..."], source)
+        began = time.monotonic()
+        output = _run([*command, "build", *flags, "//..."], source)
+        passed = time.monotonic() - began
+    if found_hits(output) != hits:
+        raise BuildFailed(f"{output}\n{found_hits(output)} cache hits, expected {hits}")
+    return passed
 
 
 def found_hits(output: str) -> int:

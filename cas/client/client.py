@@ -16,7 +16,7 @@ from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from cas import digest as digests
 from cas.client import remote as remotes
@@ -132,6 +132,10 @@ class AsyncClient:
     async def clock(self) -> float | None:
         """The remote's time in seconds since 1970, where its protocol tells."""
         return await self._retried(self._wire.clock)
+
+    async def status(self) -> dict[str, Any] | None:
+        """What the remote says of itself at /status, if it is ours and spoken to over HTTP."""
+        return await self._wire.status()
 
     # Which blobs are there
 

@@ -77,6 +77,9 @@ async def examine(
         if stored.verdict == "ok":
             yield await throughput(client, size, function)
         yield await clock(client)
+        behind = await upstream(client)
+        if behind is not None:
+            yield behind
 
 
 async def reach(remote: Remote) -> Finding:
@@ -293,6 +296,26 @@ async def clock(client: AsyncClient) -> Finding:
     if abs(skew) > SKEW_SECONDS:
         return Finding("clock", "warning", detail, "set both clocks by NTP")
     return Finding("clock", "ok", detail)
+
+
+async def upstream(client: AsyncClient) -> Finding | None:
+    """What lies behind the remote, and whether it can be had; None where nobody tells of any."""
+    told = (await client.status() or {}).get("upstream")
+    if not isinstance(told, dict) or not told.get("url"):
+        return None
+    where = str(told["url"])
+    if told.get("down"):
+        since = told.get("down_since")
+        lasted = f", for {max(0.0, time.time() - since):.0f} s" if since else ""
+        return Finding(
+            "upstream",
+            "failed",
+            f"{where} cannot be had{lasted}: blobs and action results of this node alone are "
+            "served, and nothing is taken",
+            "the server's log says why, in the line `upstream fails`",
+        )
+    fetched, asked = told.get("fetched_blobs", 0), told.get("requests", 0)
+    return Finding("upstream", "ok", f"{where}: {fetched:,} blobs fetched, {asked:,} requests")
 
 
 async def _other_protocol(remote: Remote) -> str:

@@ -294,6 +294,9 @@ class GrpcWire:
     async def clock(self) -> float | None:
         return None
 
+    async def status(self) -> dict[str, Any] | None:
+        return None
+
     async def close(self) -> None:
         await self._channel.close()
 

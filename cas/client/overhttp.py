@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import ssl
+import urllib.parse
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,6 +46,8 @@ IDLE_SECONDS = 120.0
 """Between two pieces of an answer; transfers have no deadline in all."""
 
 PIECE = 1 << 20
+MAX_STATUS = 1 << 20
+"""Bytes of what a server says of itself."""
 
 _STATUSES: dict[int, type[CasError]] = {
     400: InvalidArgument,
@@ -222,6 +226,19 @@ class HttpWire:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(str(error)) from None
         return email.utils.parsedate_to_datetime(date).timestamp() if date else None
+
+    async def status(self) -> dict[str, Any] | None:
+        # Not below an instance, which the base may end with.
+        url = urllib.parse.urljoin(f"{self._base}/", "/status")
+        headers = dict(await self._authorizer.headers())
+        try:
+            async with self._session.get(url, headers=headers) as response:
+                if response.status != 200:
+                    return None
+                told = json.loads(await response.content.read(MAX_STATUS))
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return None
+        return told if isinstance(told, dict) else None
 
     async def close(self) -> None:
         await self._session.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cas.digest import Digest
 from cas.errors import CasError
@@ -92,6 +92,10 @@ class Wire(Protocol):
 
     async def clock(self) -> float | None:
         """The remote's time in seconds since 1970, where it tells."""
+        ...
+
+    async def status(self) -> dict[str, Any] | None:
+        """What our server says of itself at /status; None where nobody tells."""
         ...
 
     async def close(self) -> None: ...

@@ -6,6 +6,7 @@ Rule: answers of what `cas.metrics` says, made on a helper thread; nothing of th
 from __future__ import annotations
 
 import json
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp.web import BaseRequest
@@ -20,7 +21,7 @@ _FRESH = b"Cache-Control: no-store\r\n"
 _EXPOSITION = f"Content-Type: {exposition.CONTENT_TYPE}\r\n".encode()
 
 
-def pages(board: Board, runtime: LoopRuntime) -> dict[str, Page]:
+def pages(board: Board, runtime: LoopRuntime, upstream: str = "") -> dict[str, Page]:
     """By path.  `/healthz` is answered by whoever lives; `/readyz` is 503 while the server
     cannot write, and says why."""
 
@@ -40,7 +41,7 @@ def pages(board: Board, runtime: LoopRuntime) -> dict[str, Page]:
         return Answer(HTTPStatus.OK, _EXPOSITION + _FRESH, text)
 
     async def status(request: BaseRequest) -> Answer:
-        told = await runtime.offload(exposition.status, board)
+        told = await runtime.offload(partial(exposition.status, board, upstream=upstream))
         return Answer(HTTPStatus.OK, JSON + _FRESH, json.dumps(told).encode() + b"\n")
 
     return {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/status": status}

@@ -57,8 +57,9 @@ def upstream_down(board: Board) -> str | None:
     return None
 
 
-def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
-    """What an operator asks first, for JSON: sizes in bytes, times in seconds."""
+def status(board: Board, *, upstream: str = "", clock: float | None = None) -> dict[str, Any]:
+    """What an operator asks first, for JSON: sizes in bytes, times in seconds.  `upstream` is what
+    lies behind the server, if anything."""
     now = _now(clock)
     pages = board.read()
     totals = total(pages)
@@ -82,11 +83,17 @@ def status(board: Board, *, clock: float | None = None) -> dict[str, Any]:
         ],
         "requests": requests,
         "upstream": {
+            "url": upstream or None,
             "down": bool(totals.value(families.UPSTREAM_DOWN)),
+            "down_since": totals.value(families.UPSTREAM_DOWN_SINCE) or None,
             "requests": int(totals.sum(families.UPSTREAM_REQUESTS)),
             "received_bytes": int(totals.value(families.UPSTREAM_BYTES, "received")),
             "sent_bytes": int(totals.value(families.UPSTREAM_BYTES, "sent")),
             "fetched_blobs": int(totals.value(families.UPSTREAM_FETCHED)),
+            "action_hits": int(totals.value(families.UPSTREAM_ACTIONS)),
+            "remembered_blobs": int(totals.value(families.UPSTREAM_REMEMBERED)),
+            "index_requests": int(totals.sum(families.UPSTREAM_INDEX)),
+            "bad_objects": int(totals.value(families.UPSTREAM_BAD)),
         },
         "action_cache": {
             "hits": int(hits),

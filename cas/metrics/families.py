@@ -278,6 +278,12 @@ UPSTREAM_DOWN = Family(
     "1 while a process leaves the object store alone because it fails.",
     latest=True,
 )
+UPSTREAM_DOWN_SINCE = Family(
+    "cas_upstream_down_since_timestamp_seconds",
+    "gauge",
+    "Since when a process has left it alone; 0 while it does not.",
+    latest=True,
+)
 
 # --- processes
 
@@ -310,6 +316,7 @@ COUNTED: tuple[Family, ...] = (
     SCRUBBED, SCRUBBED_BYTES, SCRUB_BAD, SCRUBBED_AT,
     UPSTREAM_REQUESTS, UPSTREAM_SECONDS, UPSTREAM_RETRIES, UPSTREAM_REMEMBERED, UPSTREAM_INDEX,
     UPSTREAM_BYTES, UPSTREAM_FETCHED, UPSTREAM_ACTIONS, UPSTREAM_BAD, UPSTREAM_DOWN,
+    UPSTREAM_DOWN_SINCE,
     LOGGED, WORKERS, WORKERS_WANTED, WORKER_ENDS, STARTED_AT,
 )  # fmt: skip
 """What the processes count, in the order in which it is shown."""

@@ -53,7 +53,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             opened.callback(runtime.close)
             context = Context(store, runtime, _limits(config), Writer(store, runtime))
             shown = {
-                **operator.pages(board, runtime),
+                **operator.pages(board, runtime, config.upstream),
                 **page.pages(board, context, local.administration(), gate),
             }
             return Service(context, shown, metrics, gate, Tools(metrics, counts.tool))

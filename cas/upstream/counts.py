@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import time
+
 from cas.metrics import families
-from cas.metrics.instruments import Counter, Histogram, Metrics
+from cas.metrics.instruments import Counter, Gauge, Histogram, Metrics
 
 OPERATIONS = ("head", "get", "put", "copy", "delete", "list")
 OUTCOMES = ("ok", "absent", "failed", "refused", "late")
+
+
+class Down:
+    """Whether it is left alone, and since when."""
+
+    def __init__(self, gauge: Gauge, since: Gauge) -> None:
+        self._gauge = gauge
+        self._since = since
+
+    def set(self, value: float) -> None:
+        self._gauge.set(value)
+        self._since.set(time.time() if value else 0.0)
 
 
 class Counts:
@@ -31,7 +45,9 @@ class Counts:
         self.bad = metrics.counter(families.UPSTREAM_BAD)
         self.index_asked = metrics.counter(families.UPSTREAM_INDEX, "ok")
         self.index_failed = metrics.counter(families.UPSTREAM_INDEX, "failed")
-        self.down = metrics.gauge(families.UPSTREAM_DOWN)
+        self.down = Down(
+            metrics.gauge(families.UPSTREAM_DOWN), metrics.gauge(families.UPSTREAM_DOWN_SINCE)
+        )
 
     def asked(self, operation: str, outcome: str, seconds: float) -> None:
         """One request has been answered, or was given up."""

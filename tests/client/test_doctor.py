@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,24 @@ def test_what_is_not_there_ends_the_checks(url: str, advice: str) -> None:
     assert bad(found) == {"address": "failed"}
     assert list(found) == ["address"]
     assert advice in found["address"].advice
+
+
+def test_what_lies_behind_is_told() -> None:
+    async def told(upstream: dict[str, object] | None) -> Finding | None:
+        said = {"upstream": upstream} if upstream is not None else []
+        cache = HttpCache(blobs={"/status": json.dumps(said).encode()})
+        async with serving(cache) as address:
+            return (await findings(f"http://{address}/some/instance")).get("upstream")
+
+    async def test() -> None:
+        assert await told(None) is None
+        assert await told({"url": None, "down": False}) is None
+        well = await told({"url": "s3://b", "down": False, "requests": 1200, "fetched_blobs": 7})
+        assert well is not None
+        assert (well.verdict, well.detail) == ("ok", "s3://b: 7 blobs fetched, 1,200 requests")
+        down = await told({"url": "s3://b", "down": True, "down_since": time.time() - 100})
+        assert down is not None
+        assert down.verdict == "failed"
+        assert "s3://b cannot be had, for 10" in down.detail
+
+    asyncio.run(test())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from cas.metrics import exposition, families, readiness
 from cas.metrics.board import Board, new_board
 from cas.metrics.families import Family
 from cas.metrics.instruments import Metrics
+from cas.upstream.counts import Counts
 
 NOW = 1_800_000_000.0
 
@@ -181,7 +183,16 @@ def test_status_sums_up(board: Board) -> None:
     janitor.gauge(families.STORE_USED_BYTES).set(10)
     janitor.counter(families.EVICTED, "blob").add(4)
     janitor.counter(families.EVICTED, "action").add(5)
-    told = json.loads(json.dumps(exposition.status(board, clock=NOW)))
+    worker.counter(families.UPSTREAM_REQUESTS, "get", "ok").add(6)
+    worker.counter(families.UPSTREAM_ACTIONS).add(2)
+    Counts(worker).down.set(1.0)
+    told = json.loads(json.dumps(exposition.status(board, upstream="s3://b", clock=NOW)))
+    upstream = told["upstream"]
+    assert (upstream["url"], upstream["down"]) == ("s3://b", True)
+    assert abs(upstream["down_since"] - time.time()) < 60
+    assert (upstream["requests"], upstream["action_hits"]) == (6, 2)
+    Counts(worker).down.set(0.0)
+    assert exposition.status(board)["upstream"]["down_since"] is None
     assert told["uptime"] == 100
     assert told["requests"] == {"S/M": {"OK": 2, "NOT_FOUND": 1}}
     assert told["action_cache"] == {"hits": 3, "misses": 1, "hit_ratio": 0.75}

@@ -1,0 +1,356 @@
+"""``python -m benchmarks.upstream``: nodes over one object store, what they cost it, and a peer.
+
+Rule: a real object store (s3proxy, of tests/upstream/setup) and a real Bazel; what the object store
+is asked is counted on its way there, by what every server's requests pass, so that servers are
+not asked about themselves.
+
+* build: a build is filled through one server, and again by others with empty disks, then once more.
+* digests: FindMissingBlobs of a thousand digests, with and without a shared index.
+* cold: a read of 64 MiB by a node that has nothing, beside the object store's own client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import bazel
+from cas.upstream.obstores import connect
+from tests.conformance.client import MIB, Blob, Client, fresh
+from tests.server.serving import ROOT, Server, until
+from tests.upstream import real
+
+HEAD_PRICE = 0.40
+"""Dollars for a million reads or HEADs, as S3 and Google take it for their standard classes, …"""
+PUT_PRICE = 5.0
+"""… and for a million puts, copies and listings."""
+
+
+class Counted(NamedTuple):
+    """What was asked of the object store."""
+
+    reads: int
+    writes: int
+    up: int
+    """Bytes of bodies, sent …"""
+    down: int
+    """… and received."""
+
+    def since(self, before: Counted) -> Counted:
+        return Counted(*(now - then for now, then in zip(self, before, strict=True)))
+
+    @property
+    def dollars(self) -> float:
+        return (self.reads * HEAD_PRICE + self.writes * PUT_PRICE) / 1e6
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reads} reads, {self.writes} writes, "
+            f"{self.up / MIB:.1f} MiB up, {self.down / MIB:.1f} MiB down, ${self.dollars:.5f}"
+        )
+
+
+class Counter:
+    """Passes on what is said to an address, and counts HTTP/1.1's requests by their lengths."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._reads = self._writes = self._up = self._down = 0
+        self._loop = asyncio.new_event_loop()
+        self._begun = threading.Event()
+        self.port = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._begun.wait()
+
+    @property
+    def counted(self) -> Counted:
+        return Counted(self._reads, self._writes, self._up, self._down)
+
+    def _run(self) -> None:
+        async def begin() -> None:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            self._begun.set()
+
+        self._loop.run_until_complete(begin())
+        self._loop.run_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        answers = asyncio.create_task(self._answer(there, writer))
+        try:
+            while head := await _head(reader):
+                if head.startswith((b"GET", b"HEAD")):
+                    self._reads += 1
+                else:
+                    self._writes += 1
+                back.write(head)
+                left = _length(head)
+                self._up += left
+                while left:
+                    data = await reader.read(min(left, 1 << 18))
+                    if not data:
+                        return
+                    left -= len(data)
+                    back.write(data)
+                    await back.drain()
+        except ConnectionError:
+            pass
+        finally:
+            answers.cancel()
+            back.close()
+            writer.close()
+
+    async def _answer(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await there.read(1 << 18):
+            # Heads of answers are counted with their bodies.
+            self._down += len(data)
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b""
+
+
+def _length(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line[15:])
+    return 0
+
+
+class Stage:
+    """An object store, and what is started over it."""
+
+    def __init__(self, directory: Path, running: ExitStack) -> None:
+        self.directory = directory
+        self.objects = real.ObjectStore(directory)
+        self.objects.start()
+        running.callback(self.objects.kill)
+        self.counter = Counter(self.objects.port)
+        self.endpoint = f"127.0.0.1:{self.counter.port}"
+
+    @contextmanager
+    def ours(self, name: str, *more: str, endpoint: str = "") -> Iterator[Server]:
+        log = self.directory / f"{name}.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cas", "serve", "--dir", str(self.directory / name),
+                 "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", "2",
+                 "--upstream", "s3://bucket/team", "--upstream-region", "here",
+                 "--upstream-endpoint", f"http://{endpoint or self.endpoint}", *more],
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True,
+                env={**os.environ, **real.CREDENTIALS},
+            )  # fmt: skip
+        try:
+            server = Server(process, log)
+            server.await_ready()
+            yield server
+        finally:
+            process.terminate()
+            process.wait()
+
+    @contextmanager
+    def bazel_remote(self, program: str, name: str) -> Iterator[str]:
+        with socket.socket() as free, socket.socket() as other:
+            free.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            port, http = free.getsockname()[1], other.getsockname()[1]
+        process = subprocess.Popen(
+            [program, "--dir", str(self.directory / name), "--max_size", "50",
+             "--storage_mode", "uncompressed", "--access_log_level", "none",
+             "--grpc_address", f"127.0.0.1:{port}", "--http_address", f"127.0.0.1:{http}",
+             "--s3.endpoint", self.endpoint, "--s3.bucket", "bucket", "--s3.prefix", "peer",
+             "--s3.disable_ssl", "--s3.auth_method", "access_key", "--s3.region", "here",
+             "--s3.access_key_id", real.CREDENTIALS["AWS_ACCESS_KEY_ID"],
+             "--s3.secret_access_key", real.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            until(lambda: _listens(port) or process.poll() is not None, "it listens")
+            assert process.poll() is None
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def builds(stage: Stage, program: str, peer: str | None, actions: int) -> None:
+    """One after the other: what a fleet does with a build, each server with a disk of its own."""
+    workspace = stage.directory / "workspace"
+    bazel.workspace(workspace, actions)
+
+    def build(label: str, address: str, hits: int) -> None:
+        before = stage.counter.counted
+        cache = f"--remote_cache=grpc://{address}"
+        seconds = bazel.timed(program, stage.directory, workspace, cache, hits)
+        seen = None
+        # What is sent later belongs to this build.
+        while seen != stage.counter.counted:
+            seen = stage.counter.counted
+            time.sleep(1)
+        asked = stage.counter.counted.since(before)
+        print(f"{label:28} {seconds:6.2f} s  {asked}", flush=True)
+
+    print(f"build of {actions} actions")
+    with stage.ours("a") as a:
+        build("cas, fills", a.address, 0)
+    for name in ("b", "c"):
+        with stage.ours(name) as node:
+            build(f"cas, {name}, empty disk", node.address, actions)
+            build(f"cas, {name}, again", node.address, actions)
+    if peer:
+        (workspace / "nonce.txt").write_text(uuid.uuid4().hex)
+        with stage.bazel_remote(peer, "peer-a") as address:
+            build("bazel-remote, fills", address, 0)
+        for name in ("b", "c"):
+            with stage.bazel_remote(peer, f"peer-{name}") as address:
+                build(f"bazel-remote, {name}, empty disk", address, actions)
+                build(f"bazel-remote, {name}, again", address, actions)
+
+
+def digests(stage: Stage) -> None:
+    """A thousand digests that are there, asked for by a node that has never heard of them."""
+    blobs = [fresh(100) for _ in range(1000)]
+    with ExitStack() as running:
+        url, _ = running.enter_context(real._redis(stage.directory))
+        index = ("--workers", "1", "--upstream-index", url)
+        with stage.ours("tells", *index) as node, Client(node.address) as client:
+            client.put(*blobs)
+            time.sleep(1)
+        print("FindMissingBlobs of 1,000 that are there")
+        for label, more in (("no index", ("--workers", "1")), ("shared index", index)):
+            for attempt in range(3):
+                name = f"asks-{label.replace(' ', '-')}-{attempt}"
+                with stage.ours(name, *more) as node, Client(node.address) as client:
+                    client.missing(fresh(20))
+                    for again in ("first", "again"):
+                        before, began = stage.counter.counted, time.monotonic()
+                        assert client.missing(*blobs) == []
+                        took = time.monotonic() - began
+                        asked = stage.counter.counted.since(before)
+                        dollars = asked.reads * HEAD_PRICE / len(blobs)
+                        print(
+                            f"{label:14} {again}: {asked.reads + asked.writes} requests, "
+                            f"{took * 1e3:.0f} ms, ${dollars:.2f} a million digests",
+                            flush=True,
+                        )
+
+
+def cold(stage: Stage, rounds: int) -> None:
+    """Straight to the object store: what counts would be what is measured."""
+    large = [fresh(64 * MIB) for _ in range(rounds)]
+    endpoint = f"127.0.0.1:{stage.objects.port}"
+    with stage.ours("fills", endpoint=endpoint) as node, Client(node.address) as client:
+        for blob in large:
+            client.upload(blob)
+    ratios: dict[str, list[float]] = {"http": [], "grpc": []}
+    firsts: dict[str, list[float]] = {"http": [], "grpc": []}
+    for how in ratios:
+        with stage.ours(f"cold-{how}", endpoint=endpoint) as node, Client(node.address) as client:
+            for blob in large:
+                # A connection to the object store, as a node has that serves.
+                client.missing(fresh(20))
+                _over_http(node.http, fresh(20))
+                own = asyncio.run(_itself(endpoint, blob))
+                first, took = (
+                    _over_http(node.http, blob) if how == "http" else _over_grpc(client, blob)
+                )
+                ratios[how].append(took / own)
+                firsts[how].append(first)
+                print(
+                    f"64 MiB over {how}: first byte {first * 1e3:.0f} ms, all {took * 1e3:.0f} ms; "
+                    f"own client {own * 1e3:.0f} ms",
+                    flush=True,
+                )
+        print(
+            f"{how}: median {statistics.median(ratios[how]):.2f} of the object store's own client, "
+            f"first byte after {statistics.median(firsts[how]) * 1e3:.0f} ms"
+        )
+
+
+def _over_grpc(client: Client, blob: Blob) -> tuple[float, float]:
+    began, first, size = time.monotonic(), 0.0, 0
+    for part in client.reading(blob.name):
+        first = first or time.monotonic() - began
+        size += len(part.data)
+    assert size == blob.size
+    return first, time.monotonic() - began
+
+
+def _over_http(address: str, blob: Blob) -> tuple[float, float]:
+    """By a client that costs next to nothing."""
+    host, _, port = address.rpartition(":")
+    buffer = bytearray(1 << 20)
+    with socket.create_connection((host, int(port))) as connection:
+        began, first, size = time.monotonic(), 0.0, 0
+        connection.sendall(
+            f"GET /cas/{blob.hash} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
+        while count := connection.recv_into(buffer):
+            first = first or time.monotonic() - began
+            size += count
+        assert size > blob.size or blob.size < MIB
+        return first, time.monotonic() - began
+
+
+async def _itself(endpoint: str, blob: Blob) -> float:
+    keys = {k.lower().removeprefix("aws_"): v for k, v in real.CREDENTIALS.items()}
+    given = {"endpoint": f"http://{endpoint}", "region": "here"}
+    store = connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
+    key = f"v1/cas/sha256/{blob.hash[:2]}/{blob.hash}"
+    await store.head(key)
+    began = time.monotonic()
+    found = await store.get(key, 0, None)
+    assert sum([len(piece) async for piece in found.pieces()]) == blob.size
+    return time.monotonic() - began
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.upstream", description=__doc__)
+    parser.add_argument("what", nargs="*", help="build, digests, cold (default: all)")
+    parser.add_argument("--bazel", default="bazel", help="Bazel's program (default: bazel)")
+    parser.add_argument("--bazel-remote", help="the peer's program (default: no peer)")
+    parser.add_argument("--actions", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=7, help="of the cold read")
+    options = parser.parse_args()
+    what = options.what or ["build", "digests", "cold"]
+    with tempfile.TemporaryDirectory(prefix="cas-upstream-") as name, ExitStack() as running:
+        stage = Stage(Path(name), running)
+        if "build" in what:
+            builds(stage, options.bazel, options.bazel_remote, options.actions)
+        if "digests" in what:
+            digests(stage)
+        if "cold" in what:
+            cold(stage, options.rounds)
+    sys.stdout.flush()
+    # obstore's threads end with the process, not before.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
