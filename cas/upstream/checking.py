@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from cas.digest import FUNCTIONS, Function
@@ -31,17 +32,21 @@ class Checked(NamedTuple):
     is_right: bool
 
 
+Opening = Callable[[], Awaitable[tuple[int, AsyncIterator[bytes]]]]
+"""Begins to read: the size, and the bytes."""
+
+
 async def check(
-    asking: Asking, key: str, function: Function, raw_hash: bytes, size: int
+    key: str, opening: Opening, function: Function, raw_hash: bytes, size: int
 ) -> Checked:
-    """Reads a blob's object, and compares it with the hash of its name; `size` is a guess.
+    """Reads a blob upstream, and compares it with the hash of its name; `size` is a guess.
 
     Raises Absent and Unavailable.
     """
     hasher = function.new(size)
     read = 0
     try:
-        _, pieces = await asking.coming(key, 0)
+        _, pieces = await opening()
         async for piece in pieces:
             hasher.update(piece)
             read += len(piece)
@@ -90,11 +95,12 @@ async def _scrubbed(asking: Asking, entry: Entry) -> Checked | None:
         # Not of this layout, so nobody is given it.
         return None
     function = next(f for f in FUNCTIONS if f.prefix == place.prefix[:1])
+    opening = partial(asking.coming, entry.key, 0)
     try:
-        checked = await check(asking, entry.key, function, place.prefix[1:], entry.size)
+        checked = await check(entry.key, opening, function, place.prefix[1:], entry.size)
         if not checked.is_right:
             # Once more: a byte may have been lost on the way.
-            checked = await check(asking, entry.key, function, place.prefix[1:], entry.size)
+            checked = await check(entry.key, opening, function, place.prefix[1:], entry.size)
     except Absent:
         # Expired since it was listed.
         return None

@@ -28,6 +28,10 @@ class Refused(UpstreamError):
     """It will not do it, now or later: credentials, permissions, a malformed request."""
 
 
+class Denied(Refused):
+    """It will not do this one thing, and says nothing of others: it is not down."""
+
+
 class Entry(NamedTuple):
     """An object of a listing."""
 

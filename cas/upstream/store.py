@@ -1,8 +1,8 @@
-"""A local store in front of an object store.
+"""A local store in front of what lies upstream.
 
 Rule: nothing but where the two meet; `local` does what is asked of this node, `tier` the rest.
 What needs no upstream is the local store's own method, with nothing around it.  Writes are
-acknowledged once the object store has them too.
+acknowledged once upstream has them too, where they are sent there.
 """
 
 from __future__ import annotations
@@ -42,22 +42,29 @@ class TieredStore:
 
     def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
         written = self._local.put(blobs)
+        if not self.beyond.sends:
+            return written
         return [
             self.beyond.after(pending, digest)
             for pending, (digest, _) in zip(written, blobs, strict=True)
         ]
 
     def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> Upload:
-        return _Upload(self._local.upload(name, digest, offset, data), self.beyond)
+        upload = self._local.upload(name, digest, offset, data)
+        return _Upload(upload, self.beyond) if self.beyond.sends else upload
 
     def gather(self, name: str, digest: Digest, /) -> Upload:
-        return _Upload(self._local.gather(name, digest), self.beyond)
+        upload = self._local.gather(name, digest)
+        return _Upload(upload, self.beyond) if self.beyond.sends else upload
 
     def spool(self, function: Function, size: int | None, /) -> Spool:
-        return _Spool(self._local.spool(function, size), self.beyond)
+        spool = self._local.spool(function, size)
+        return _Spool(spool, self.beyond) if self.beyond.sends else spool
 
     def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
         committed = self._local.put_action(instance, digest, action)
+        if not self.beyond.sends:
+            return committed
         return self.beyond.after_action(committed, instance, digest, action)
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """What is done with upstream: asked, fetched from, sent to.
 
 Rule: `interface.Beyond`, and what `store.TieredStore` needs; every coroutine here runs on the one
-loop, so nothing but `Flight` is guarded.  What is known is `memory`'s, how long to go on is
-`asking`'s.  Nothing here names a blob locally but the local store's own verified ways in.
+loop, so nothing but `Flight` is guarded.  What is known is `memory`'s; what upstream is,
+and how it is asked, is `holder`'s.  Nothing here names a blob locally but the local store's own
+verified ways in.
 
 * A blob is fetched once however many ask: one flight for each digest in a process, one process of
   a node at a time by `claims`; the others follow what it stages.
@@ -34,14 +35,13 @@ from cas.errors import (
 from cas.store.coming import Staging
 from cas.store.interface import Blob, NewAction
 from cas.store.local import LocalStore
-from cas.store.pending import Pending
+from cas.store.pending import Pending, resolved
 from cas.store.uploads import LocalUpload
-from cas.upstream import keys
-from cas.upstream.asking import Asking
-from cas.upstream.checking import check, condemn
+from cas.upstream.checking import check
 from cas.upstream.claims import Claims
 from cas.upstream.counts import Counts
 from cas.upstream.flights import ComingBlob, Flight
+from cas.upstream.holder import Holder
 from cas.upstream.landing import Landing
 from cas.upstream.loop import Loop, brought
 from cas.upstream.memory import Memory
@@ -57,8 +57,12 @@ WHOLE = 1 << 20
 SENT_WHOLE = 8 << 20
 """… and up to this one go in one; larger ones go in parts."""
 STREAMS = 16
-"""Larger objects that come, and that go, at once in one process: each holds `flights.WINDOW`
-pieces, or a few parts."""
+"""Blobs that come, and that go, at once in one process: each holds `flights.WINDOW` pieces, or a
+few parts.  But …"""
+SMALL = 64 << 10
+"""… up to this size, bytes, …"""
+SMALL_STREAMS = 256
+"""… so many come at once: they may come together."""
 READ = 1 << 20
 """Bytes that are read at once of what is sent."""
 MAX_ACTION = 16 << 20
@@ -78,14 +82,18 @@ class Tier:
         self,
         local: LocalStore,
         loop: Loop,
-        asking: Asking,
+        holder: Holder,
         memory: Memory,
         counts: Counts,
         shared: Shared | None = None,
+        *,
+        sends: bool = True,
     ) -> None:
+        """`sends` False keeps what is written here, here."""
         self._local = local
         self._loop = loop
-        self._asking = asking
+        self._holder = holder
+        self.sends = sends
         self._memory = memory
         self._counts = counts
         self._shared = shared
@@ -93,16 +101,21 @@ class Tier:
         self._flights: dict[bytes, Flight] = {}
         self._sending: dict[bytes, asyncio.Task[None]] = {}
         self._coming_at_once = asyncio.Semaphore(STREAMS)
+        self._small_coming_at_once = asyncio.Semaphore(SMALL_STREAMS)
         self._going_at_once = asyncio.Semaphore(STREAMS)
 
     def close(self) -> None:
         """*Blocking.*  Ends what is under way."""
-        if self._shared is not None:
-            # Fails where all is closed already.
-            with suppress(StoreClosed):
-                self._loop.run(self._shared.close).wait()
+        # Fails where all is closed already.
+        with suppress(StoreClosed):
+            self._loop.run(self._let_go).wait()
         if self._loop.close():
             self._claims.close()
+
+    async def _let_go(self) -> None:
+        if self._shared is not None:
+            await self._shared.close()
+        await self._holder.close()
 
     # --- existence -----------------------------------------------------------------------
 
@@ -124,23 +137,20 @@ class Tier:
                 # What nobody has told of is sent once more at worst, but makes no action result a
                 # miss.
                 unknown = [key for key in unknown if key not in known] if sure else []
-        await asyncio.gather(*[self._look(key) for key in unknown])
+        if unknown:
+            told = await self._holder.present([digests.from_key(key) for key in unknown])
+            for key, there in told.items():
+                self._note(key, there)
         return {key for key in asked if self._memory.has(key)}
-
-    async def _look(self, key: bytes) -> None:
-        with suppress(Unavailable):
-            await self._is_there(digests.from_key(key))
 
     async def _is_there(self, digest: Digest) -> bool:
         """Raises Unavailable."""
-        try:
-            size = await self._asking.head(_name(digest))
-        except Absent:
-            size = -1
-        # An object of another size may be another digest's, or damaged: whoever reads it finds out.
-        there = size == digest.size
-        self._learn(digest.key) if there else self._memory.add_absent(digest.key)
+        there = await self._holder.has(digest)
+        self._note(digest.key, there)
         return there
+
+    def _note(self, key: bytes, there: bool) -> None:
+        self._learn(key) if there else self._memory.add_absent(key)
 
     def _learn(self, key: bytes) -> None:
         """Upstream has it."""
@@ -158,13 +168,9 @@ class Tier:
         return self._loop.run(lambda: self._find(prefix))
 
     async def _find(self, prefix: bytes) -> Digest | None:
-        function = digests.BY_CODE[prefix[0]]
-        try:
-            size = await self._asking.head(keys.blob(prefix, function))
-        except Absent:
-            return None
-        digest = digests.make(function, prefix[1:], size)
-        self._learn(digest.key)
+        digest = await self._holder.find(prefix)
+        if digest is not None:
+            self._learn(digest.key)
         return digest
 
     # --- reads ---------------------------------------------------------------------------
@@ -191,7 +197,7 @@ class Tier:
     def _part(self, digest: Digest, start: int, end: int) -> Pending[bytes]:
         async def fetch() -> bytes:
             try:
-                part = await self._asking.part(_name(digest), start, end)
+                part = await self._holder.part(digest, start, end)
             except Absent:
                 raise DataLoss(f"blob {digest} is gone from upstream") from None
             self._counts.received.add(len(part))
@@ -259,13 +265,17 @@ class Tier:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _fetch(self, flight: Flight) -> None:
-        async with self._coming_at_once:
-            digest = flight.digest
+        digest = flight.digest
+        small = digest.size <= SMALL
+        async with self._small_coming_at_once if small else self._coming_at_once:
             try:
-                size, pieces = await self._asking.coming(_name(digest), 0)
+                size, pieces = await self._holder.coming(digest, 0)
             except Absent:
                 await self._unlearn(digest.key)
                 raise NotFound(f"blob {digest} is neither here nor upstream") from None
+            except DataLoss:
+                await self._unlearn(digest.key)
+                raise
             if size != digest.size:
                 await self._examine(digest)
             if size <= WHOLE:
@@ -324,13 +334,13 @@ class Tier:
                     attempt = 0
                 if offset == digest.size:
                     return
-                error = Broken(f"{_name(digest)} ended at byte {offset}, of {digest.size}")
+                error = Broken(f"blob {digest} ended at byte {offset}, of {digest.size}")
             except Broken as broken:
                 error = broken
-            await self._asking.retry(attempt, error)
+            await self._holder.trying.retry(attempt, error)
             attempt += 1
             try:
-                size, pieces = await self._asking.coming(_name(digest), offset)
+                size, pieces = await self._holder.coming(digest, offset)
             except Absent:
                 raise DataLoss(f"blob {digest} is gone from upstream") from None
             if size != digest.size:
@@ -362,29 +372,32 @@ class Tier:
     # --- damage --------------------------------------------------------------------------
 
     async def _examine(self, digest: Digest) -> None:
-        """Says what is wrong with an object that is not this blob; raises in any case.
+        """Says what is wrong with what is not this blob; raises in any case.
 
         It is read once more, and hashed whatever its size: a digest with a wrong size must not
         condemn what is right, nor must a byte that was lost on the way.
         """
-        name = _name(digest)
+        name = self._holder.name(digest)
+        opening = partial(self._holder.coming, digest, 0)
         try:
-            found = await check(self._asking, name, digest.function, digest.hash, digest.size)
+            found = await check(name, opening, digest.function, digest.hash, digest.size)
         except Absent:
             raise NotFound(f"blob {digest} is neither here nor upstream") from None
         if found.is_right and found.size != digest.size:
             self._memory.add_absent(digest.key)
             raise NotFound(f"blob {digest} is neither here nor upstream: it has {found.size} bytes")
         if found.is_right:
-            raise Unavailable(f"object {name} was damaged on its way here")
+            raise Unavailable(f"{name} was damaged on its way here")
         self._counts.bad.add()
-        await condemn(self._asking, name)
+        await self._holder.condemn(digest)
         await self._unlearn(digest.key)
         raise DataLoss(f"blob {digest} is damaged upstream: {name} holds other bytes")
 
     # --- writes --------------------------------------------------------------------------
 
     def keep(self, keys: Sequence[bytes], /) -> Pending[None]:
+        if not self.sends:
+            return resolved(None)
         return self._loop.run(lambda: self._keep(keys))
 
     def after(self, committed: Pending[None], digest: Digest) -> Pending[None]:
@@ -421,6 +434,9 @@ class Tier:
     async def _send(self, digest: Digest) -> None:
         if not digest.size:
             return
+        if not await self._holder.takes(digest):
+            # It stays here, as does whatever names it.
+            return
         if not self._memory.lacks(digest.key) and await self._is_there(digest):
             return
         data = self._local.read_small(digest)
@@ -430,18 +446,18 @@ class Tier:
                 try:
                     if blob.size <= SENT_WHOLE:
                         data = await self._loop.offload(_read, blob, 0, blob.size)
-                        await self._asking.put(_name(digest), data)
+                        await self._holder.put(digest, data)
                     else:
-                        await self._asking.put_parts(_name(digest), partial(self._parts, blob))
+                        await self._holder.put_parts(digest, partial(self._parts, blob))
                 finally:
                     blob.close()
         else:
-            await self._asking.put(_name(digest), data)
+            await self._holder.put(digest, data)
         self._counts.sent.add(digest.size)
         self._learn(digest.key)
 
-    async def _parts(self, blob: Blob) -> AsyncIterator[bytes]:
-        for start in range(0, blob.size, READ):
+    async def _parts(self, blob: Blob, begin: int) -> AsyncIterator[bytes]:
+        for start in range(begin, blob.size, READ):
             yield await self._loop.offload(_read, blob, start, min(READ, blob.size - start))
 
     # --- action results ------------------------------------------------------------------
@@ -450,13 +466,15 @@ class Tier:
         return self._loop.run(lambda: self._action(instance, digest))
 
     async def _action(self, instance: str, digest: Digest) -> bytes | None:
-        name = _action_name(instance, digest)
         try:
-            found = await self._asking.whole(name, MAX_ACTION)
+            found = await self._holder.action(instance, digest, MAX_ACTION)
         except Absent:
             return None
         if found is None:
-            log.warning("an action result upstream is too large", extra={"object": name})
+            log.warning(
+                "an action result upstream is too large",
+                extra={"action": str(digest), "instance": instance},
+            )
         else:
             self._counts.received.add(len(found))
         return found
@@ -472,19 +490,21 @@ class Tier:
     ) -> Pending[None]:
         """As `after`, for an action result: all that it names goes first.  One that lacks a
         blob, here and upstream, stays here."""
-        name = _action_name(instance, digest)
         out: Pending[None] = Pending()
 
         async def send() -> None:
+            named = [digest, *map(digests.from_key, action.references)]
+            if not all([await self._holder.takes(one) for one in named]):
+                return
             try:
                 await self._keep(action.references)
             except NotFound:
                 # Of use to nobody yet; whoever completes it sends it again.
                 return
             # Machines that run one action at the same time all send its result.
-            known = b"".join((name.encode(), b"\0", sha256(action.result).digest()))
+            known = b"\0".join((instance.encode(), digest.key, sha256(action.result).digest()))
             if not self._memory.has(known):
-                await self._asking.put(name, action.result)
+                await self._holder.put_action(instance, digest, action.result)
                 self._counts.sent.add(len(action.result))
                 self._memory.add(known)
 
@@ -508,16 +528,6 @@ def _pass_on(came: Pending[None], out: Pending[None]) -> None:
             out.fail(error)
 
     came.add_done_callback(ended)
-
-
-def _name(digest: Digest) -> str:
-    function = digest.function
-    return keys.blob(digest.key[: 1 + function.length], function)
-
-
-def _action_name(instance: str, digest: Digest) -> str:
-    function = digest.function
-    return keys.action(instance, digest.key[: 1 + function.length], function)
 
 
 def _upload_name(digest: Digest) -> str:

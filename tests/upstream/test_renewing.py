@@ -80,7 +80,7 @@ def test_what_fails_is_told_once_and_in_nobodys_way(caplog: pytest.LogCaptureFix
         for _ in range(10):
             assert [await asking.head(key) for key in bucket.objects] == [1, 1]
             await asyncio.sleep(0)
-        assert asking.breaker.state == "closed"
+        assert asking.trying.breaker.state == "closed"
 
     asked_for(bucket, ask)
     assert [record.levelname for record in caplog.records] == ["ERROR"]

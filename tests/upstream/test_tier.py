@@ -442,7 +442,7 @@ class TestOutages:
         store = node("a")
         [digest] = put(store, b"here")
         now = [0.0]
-        store.beyond._asking.breaker = Breaker(lambda: now[0])
+        store.beyond._holder.trying.breaker = Breaker(lambda: now[0])
         elsewhere = digests.of(b"elsewhere")
         bucket.error = Refused("wrong credentials")
         for _ in range(6):
