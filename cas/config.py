@@ -31,6 +31,7 @@ from cas.options import (
     FUNCTIONS,
     HOSTS,
     HTTP_URL,
+    INSTANCE,
     OPTIONAL_PATH,
     PATH,
     REDIS_URL,
@@ -198,12 +199,44 @@ class Config:
     upstream: str = _option(
         UPSTREAM,
         "",
-        "object store behind the local one: s3://bucket/prefix, gs://…, az://…, file:///…",
+        "what lies behind the local store: s3://bucket/prefix, gs://…, az://…, file:///…, or "
+        "another server, grpc://host:port, grpcs://…",
+    )
+    upstream_writes: str = _option(
+        choice("through", "none"),
+        "through",
+        "a write is acknowledged once it is there too, or never goes there",
     )
     upstream_endpoint: str = _option(
         HTTP_URL, "", "where that is, if not at its provider: http://garage:3900"
     )
     upstream_region: str = _option(WORD, "", "its region, as S3 signs requests for")
+    upstream_instance: str = _option(
+        INSTANCE, "", "of a server: the one instance for all that this node keeps there"
+    )
+    upstream_ca: Path | None = _option(
+        OPTIONAL_PATH,
+        None,
+        "of a server: CAs (PEM) to trust for grpcs://, in place of the system's",
+    )
+    upstream_cert: Path | None = _option(
+        OPTIONAL_PATH, None, "of a server: this node's certificate chain (PEM), for mutual TLS"
+    )
+    upstream_key: Path | None = _option(
+        OPTIONAL_PATH, None, "of a server: private key (PEM) of upstream_cert"
+    )
+    upstream_token: Path | None = _option(
+        OPTIONAL_PATH, None, "of a server: file with a bearer token, read again when it changes"
+    )
+    upstream_login: Path | None = _option(
+        OPTIONAL_PATH, None, "of a server: file with user:password, read again when it changes"
+    )
+    upstream_headers: Path | None = _option(
+        OPTIONAL_PATH, None, "of a server: file of more headers, each line Name: value"
+    )
+    upstream_helper: Path | None = _option(
+        OPTIONAL_PATH, None, "of a server: program that knows headers (Bazel's credential helper)"
+    )
     upstream_timeout: float = _option(
         seconds(0.1, 3_600),
         10.0,
@@ -475,3 +508,8 @@ def _absolute(name: str, path: Path) -> Path:
         return Path(os.path.abspath(path.expanduser()))
     except RuntimeError as error:
         raise ConfigError(f"{name}: {path} names a home directory that is unknown") from error
+
+
+def is_server(upstream: str) -> bool:
+    """Whether it names a server of REAPI, and no object store."""
+    return upstream.startswith(("grpc:", "grpcs:", "unix:"))

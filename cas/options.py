@@ -329,10 +329,17 @@ def _optional_text(pattern: str, expected: str, placeholder: str) -> Kind[str]:
 
 
 UPSTREAM = _optional_text(
-    r"(?:(?:s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(?:/[A-Za-z0-9._/-]*)?|file:///[^\s%?#]+)",
+    r"(?:(?:s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(?:/[A-Za-z0-9._/-]*)?|file:///[^\s%?#]+"
+    r"|grpcs?://[A-Za-z0-9.\[\]:_-]+(?:/[A-Za-z0-9._~/-]*)?"
+    r"|unix:/[^\s%?#]+(?:\?instance=[A-Za-z0-9._~/-]+)?)",
     "none, or where an object store is: s3://bucket, gs://bucket, az://container, each perhaps "
-    "with /prefix, or file:///directory",
+    "with /prefix, or file:///directory; or another server: grpc://host:port, grpcs://host, each "
+    "perhaps with /instance, or unix:/socket",
     "URL",
+)
+
+INSTANCE = _optional_text(
+    r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*", "none, or an instance's name", "NAME"
 )
 
 HTTP_URL = _optional_text(

@@ -81,6 +81,11 @@ def _scrub(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise ConfigError(
             "upstream is none: no object store is named, by flag, environment or file"
         )
+    if config.is_server(loaded.upstream):
+        raise ConfigError(
+            f"upstream {loaded.upstream} is a server, which verifies what it keeps itself; "
+            "expected an object store"
+        )
     log.configure("text", "critical")
     try:
         code = asyncio.run(_scrubbed(loaded, int(options.sample)))

@@ -15,6 +15,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from cas.client.errors import Unauthenticated
 from cas.client.remote import Remote
@@ -43,6 +44,18 @@ class Credentials:
     user: str = ""
     password: str = field(default="", repr=False)
     helper: str = ""
+
+
+class Identity(Protocol):
+    """Who tells the headers of each request."""
+
+    async def headers(self) -> Headers:
+        """Lower-case names and values."""
+        ...
+
+    def refused(self) -> bool:
+        """The remote did not take them; whether asking again may change anything."""
+        ...
 
 
 def basic(user: str, password: str) -> Headers:

@@ -58,6 +58,11 @@ def batch_update_request(instance: str, function: int, parcels: Iterable[Parcel]
     return b"".join(parts)
 
 
+def update_action_request(head: pb.UpdateActionResultRequest, result: bytes) -> bytes:
+    """An UpdateActionResultRequest: `head`, and field 3 action_result exactly as it is."""
+    return b"".join((head.SerializeToString(), b"\x1a", _varint(len(result)), result))
+
+
 _ZSTD = b"\x18" + bytes([pb.Compressor.ZSTD])
 
 

@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from cas.client.credentials import Authorizer, Credentials
+from cas.client.credentials import Authorizer, Credentials, Identity
 from cas.client.errors import (
     PermissionDenied,
     RemoteError,
@@ -24,18 +24,23 @@ from cas.client.errors import (
     Unavailable,
     Unsupported,
 )
-from cas.client.messages import batch_update_request, read_data, write_head, write_request
+from cas.client.messages import (
+    batch_update_request,
+    read_data,
+    update_action_request,
+    write_head,
+    write_request,
+)
 from cas.client.names import digest_of, message_of
 from cas.client.remote import Remote
 from cas.client.wire import Offer, Parcel, Piece, Pull
 from cas.digest import Digest
-from cas.errors import CasError, InvalidArgument, LimitExceeded, NotFound, OutOfRange
+from cas.errors import CasError, DataLoss, InvalidArgument, LimitExceeded, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as bs
 from cas.pb import remote_execution_pb2 as pb
 
 T = TypeVar("T")
-M = TypeVar("M", bound=Message)
-N = TypeVar("N", bound=Message, covariant=True)
+N = TypeVar("N", covariant=True)
 
 UNARY_SECONDS = 120.0
 """For a call with one answer; a remote that has not answered by then is given up, …"""
@@ -69,6 +74,7 @@ _CODES: dict[grpc.StatusCode, type[CasError]] = {
     # A limit on calls or uploads at once passes; a full disk may.
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
     grpc.StatusCode.FAILED_PRECONDITION: LimitExceeded,
+    grpc.StatusCode.DATA_LOSS: DataLoss,
 }
 
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
@@ -98,15 +104,33 @@ class Ask(Protocol[N]):
     async def __call__(self, request: Message | bytes, seconds: float = ..., /) -> N: ...
 
 
+class Answer(Protocol[N]):
+    """A kind of message that can be read."""
+
+    @staticmethod
+    def FromString(data: bytes, /) -> N: ...  # noqa: N802 - protobuf's name
+
+
+class _Raw:
+    """An answer as it came."""
+
+    @staticmethod
+    def FromString(data: bytes, /) -> bytes:  # noqa: N802
+        return data
+
+
 class GrpcWire:
     """See `cas.client.wire.Wire`."""
 
     resumes = True
 
-    def __init__(self, remote: Remote, credentials: Credentials) -> None:
+    def __init__(
+        self, remote: Remote, credentials: Credentials, headers: Identity | None = None
+    ) -> None:
+        """`headers` tells who we are, in place of the credentials' own."""
         self._instance = remote.instance
         self._prefix = f"{remote.instance}/" if remote.instance else ""
-        self._authorizer = Authorizer(credentials, remote)
+        self._authorizer = headers or Authorizer(credentials, remote)
         self._channel = _channel(remote, credentials)
         stream = "/google.bytestream.ByteStream/"
         content = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
@@ -122,24 +146,24 @@ class GrpcWire:
         self._find = self.unary(content + "FindMissingBlobs", pb.FindMissingBlobsResponse)
         self._update = self.unary(content + "BatchUpdateBlobs", pb.BatchUpdateBlobsResponse)
         self._batch = self.unary(content + "BatchReadBlobs", pb.BatchReadBlobsResponse)
-        self._get = self.unary(actions + "GetActionResult", pb.ActionResult)
-        self._put = self.unary(actions + "UpdateActionResult", pb.ActionResult)
+        self._get = self.unary(actions + "GetActionResult", _Raw)
+        self._put = self.unary(actions + "UpdateActionResult", _Raw)
         self._capabilities = self.unary(
             "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",
             pb.ServerCapabilities,
         )
 
-    def unary(self, method: str, answer: type[M]) -> Ask[M]:
+    def unary(self, method: str, answer: Answer[N]) -> Ask[N]:
         """A method with one request and one answer, whose failures are `cas.client.errors`;
         beside the request it takes the seconds that it may last."""
         call = self._channel.unary_unary(method, _bytes, answer.FromString)
 
-        async def once(request: Message | bytes, seconds: float) -> M:
+        async def once(request: Message | bytes, seconds: float) -> N:
             metadata = await self._authorizer.headers()
-            answered: M = await call(request, metadata=metadata, timeout=seconds)
+            answered: N = await call(request, metadata=metadata, timeout=seconds)
             return answered
 
-        async def ask(request: Message | bytes, seconds: float = UNARY_SECONDS) -> M:
+        async def ask(request: Message | bytes, seconds: float = UNARY_SECONDS) -> N:
             return await self._translated(lambda: once(request, seconds))
 
         return ask
@@ -212,10 +236,14 @@ class GrpcWire:
         lost = RemoteError("the remote left the blob out of its answer")
         return [answers.get(digest.key, lost) for digest in digests]
 
-    async def read(self, digest: Digest, offset: int, zstd: bool) -> AsyncGenerator[Piece, None]:
+    async def read(
+        self, digest: Digest, offset: int, zstd: bool, limit: int = 0
+    ) -> AsyncGenerator[Piece, None]:
+        """`limit` bytes at most, if it is not 0; not of zstd, where REAPI has none."""
         name = f"{self._prefix}{_blobs(digest, zstd)}"
         metadata = await self._authorizer.headers()
-        call = self._read(bs.ReadRequest(resource_name=name, read_offset=offset), metadata=metadata)
+        request = bs.ReadRequest(resource_name=name, read_offset=offset, read_limit=limit)
+        call = self._read(request, metadata=metadata)
         try:
             while True:
                 async with asyncio.timeout(IDLE_SECONDS):
@@ -270,10 +298,20 @@ class GrpcWire:
         return int(answer.committed_size)
 
     async def get_action(self, action: Digest) -> pb.ActionResult | None:
+        found = await self.get_action_bytes(self._instance, action)
+        if found is None:
+            return None
+        try:
+            return pb.ActionResult.FromString(found)
+        except DecodeError:
+            raise RemoteError("the remote answered with what is no ActionResult") from None
+
+    async def get_action_bytes(self, instance: str, action: Digest) -> bytes | None:
+        """As `get_action`, of that instance, and as it came."""
         try:
             return await self._get(
                 pb.GetActionResultRequest(
-                    instance_name=self._instance,
+                    instance_name=instance,
                     action_digest=message_of(action),
                     digest_function=_function(action),
                 )
@@ -282,14 +320,16 @@ class GrpcWire:
             return None
 
     async def put_action(self, action: Digest, result: pb.ActionResult) -> None:
-        await self._put(
-            pb.UpdateActionResultRequest(
-                instance_name=self._instance,
-                action_digest=message_of(action),
-                action_result=result,
-                digest_function=_function(action),
-            )
+        await self.put_action_bytes(self._instance, action, result.SerializeToString())
+
+    async def put_action_bytes(self, instance: str, action: Digest, result: bytes) -> None:
+        """As `put_action`, of that instance, and as it is."""
+        head = pb.UpdateActionResultRequest(
+            instance_name=instance,
+            action_digest=message_of(action),
+            digest_function=_function(action),
         )
+        await self._put(update_action_request(head, result))
 
     async def clock(self) -> float | None:
         return None

@@ -229,7 +229,7 @@ SCRUBBED_AT = Family(
 UPSTREAM_REQUESTS = Family(
     "cas_upstream_requests_total",
     "counter",
-    "Requests to the object store, retries included: ok, absent, failed, refused, or late.",
+    "Requests upstream, retries included: ok, absent, failed, refused, or late.",
     ("operation", "outcome"),
 )
 UPSTREAM_SECONDS = Family(

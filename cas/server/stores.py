@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cas.config import Config
+from cas.config import Config, is_server
 from cas.metrics.instruments import Metrics
 from cas.store.evict import Watermarks
 from cas.store.interface import BlobStore
@@ -48,9 +48,9 @@ def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStor
     if not config.upstream:
         return local
     # Imported here: a node of its own has no use for any of it.
-    from cas.upstream.asking import Patience
     from cas.upstream.memory import MemoryOptions, SharedOptions
-    from cas.upstream.opening import TierOptions, open_tier
+    from cas.upstream.opening import TierOptions, open_before, open_tier
+    from cas.upstream.trying import Patience
 
     shared = None
     if config.upstream_index:
@@ -62,13 +62,29 @@ def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStor
             config.upstream_remembered, config.upstream_remember, config.upstream_remember_absent
         ),
         shared,
+        sends=config.upstream_writes != "none",
     )
-    return open_tier(local, renewing(config), options, metrics)
+    if not is_server(config.upstream):
+        return open_tier(local, renewing(config), options, metrics)
+    from cas.upstream.identity import Files
+    from cas.upstream.serverholder import connect
+
+    files = Files(
+        ca=config.upstream_ca,
+        certificate=config.upstream_cert,
+        key=config.upstream_key,
+        token=config.upstream_token,
+        login=config.upstream_login,
+        headers=config.upstream_headers,
+        helper=config.upstream_helper,
+    )
+    make = connect(config.upstream, files, config.upstream_instance or None)
+    return open_before(local, make, options, metrics)
 
 
 def open_sweep(config: Config, index: Index, files: Files, metrics: Metrics) -> Sweep | None:
     """What tells upstream of what is used here; None where nobody is to be told."""
-    if not config.upstream or not config.upstream_renew:
+    if not config.upstream or is_server(config.upstream) or not config.upstream_renew:
         return None
     from cas.upstream.asking import Asking, Patience
     from cas.upstream.counts import Counts

@@ -7,7 +7,7 @@ import time
 from cas.metrics import families
 from cas.metrics.instruments import Counter, Gauge, Histogram, Metrics
 
-OPERATIONS = ("head", "get", "put", "copy", "delete", "list")
+OPERATIONS = ("head", "get", "put", "copy", "delete", "list", "capabilities")
 OUTCOMES = ("ok", "absent", "failed", "refused", "late")
 
 

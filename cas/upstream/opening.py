@@ -52,7 +52,12 @@ def open_before(
     async def made() -> Holder:
         return make(Trying(options.patience, counts))
 
-    return _open(local, loop, loop.run(made).wait(), options, counts)
+    try:
+        holder = loop.run(made).wait()
+    except BaseException:
+        loop.close()
+        raise
+    return _open(local, loop, holder, options, counts)
 
 
 def _open(

@@ -1,4 +1,4 @@
-"""Servers over one directory of objects, as `cas serve` sets them up."""
+"""Nodes over one directory of objects, or in front of a server, as `cas serve` sets them up."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.upstream import fleet
 from tests.upstream.fleet import Node
 
 Start = Callable[..., Node]
+Serve = Callable[..., Server]
 
 
 @pytest.fixture
@@ -124,6 +125,54 @@ def _answers(node: Node, made: fleet.Build) -> bool:
     with Client(node.grpc) as client, suppress(grpc.RpcError):
         return fleet.action_of(client, made) == made.result
     return False
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Serve]:
+    """`cas serve` of another directory, as what lies upstream: where its address is free again."""
+    running: list[Server] = []
+
+    def begin(address: str = "127.0.0.1:0") -> Server:
+        for one in running:
+            one.process.terminate()
+            one.process.wait(PATIENCE)
+        server = spawn(
+            tmp_path / "upstream.log",
+            ["--dir", str(tmp_path / "upstream"), "--grpc", address, "--http", "none",
+             "--workers", "1"],
+        )  # fmt: skip
+        running.append(server)
+        server.await_ready()
+        return server
+
+    yield begin
+    for one in running:
+        one.process.terminate()
+    for one in running:
+        one.process.wait(PATIENCE)
+        assert one.process.stdout is not None
+        one.process.stdout.close()
+
+
+def test_a_server_behind_nodes_of_both_engines(start: Start, server: Serve) -> None:
+    above = server()
+    at = ("--upstream", f"grpc://{above.address}")
+    held, elsewhere = fleet.build(), fleet.build()
+    fleet.fill(start("a", *at, "--engine", "aio"), elsewhere)
+    node = start("b", *at, "--workers", "1", "--upstream-timeout", "2")
+    fleet.hits(node, elsewhere)
+    fleet.fill(node, held)
+    fresh_node = start("c", *at, "--engine", "aio", "--workers", "1")
+    fleet.hits_in_parts(fresh_node, held)
+    more = fleet.build()
+    fleet.fill(fresh_node, more)
+    above.process.terminate()
+    above.process.wait(PATIENCE)
+    fleet.goes_on_without_upstream(node, held, more)
+    until(lambda: _asked_again(node) or fleet.is_down(node), "the node says that upstream is down")
+    server(above.address)
+    until(lambda: _answers(node, more), "upstream is asked again")
+    fleet.hits(node, more)
 
 
 def test_what_is_no_object_store_is_refused_at_once(tmp_path: Path) -> None:
