@@ -45,6 +45,13 @@ def test_none_lets_strangers_in(path: Path) -> None:
         assert is_local(addresses[0]) or anonymous_role(loaded, addresses) is Role.NONE
 
 
+def test_an_office_reads_from_ci_and_keeps_what_it_builds() -> None:
+    loaded = load("office.toml")
+    assert config.is_server(loaded.upstream)
+    assert loaded.upstream_writes == "none"
+    assert loaded.upstream_token is not None
+
+
 @pytest.fixture(
     params=["docker/cas.toml", "compose/cas.toml", "fleet/cas.toml", "kubernetes/cas.yaml"]
 )
