@@ -212,7 +212,7 @@ class Config:
     )
     upstream_region: str = _option(WORD, "", "its region, as S3 signs requests for")
     upstream_instance: str = _option(
-        INSTANCE, "", "of a server: the one instance for all that this node keeps there"
+        INSTANCE, "", "of a server: the one instance for all that is kept there; / has no name"
     )
     upstream_ca: Path | None = _option(
         OPTIONAL_PATH,

@@ -339,7 +339,9 @@ UPSTREAM = _optional_text(
 )
 
 INSTANCE = _optional_text(
-    r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*", "none, or an instance's name", "NAME"
+    r"/|[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*",
+    "none, or an instance's name, or / for the one without a name",
+    "NAME",
 )
 
 HTTP_URL = _optional_text(

@@ -78,7 +78,8 @@ def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStor
         headers=config.upstream_headers,
         helper=config.upstream_helper,
     )
-    make = connect(config.upstream, files, config.upstream_instance or None)
+    one = config.upstream_instance
+    make = connect(config.upstream, files, one.strip("/") if one else None)
     return open_before(local, make, options, metrics)
 
 

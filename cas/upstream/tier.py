@@ -466,6 +466,7 @@ class Tier:
         return self._loop.run(lambda: self._action(instance, digest))
 
     async def _action(self, instance: str, digest: Digest) -> bytes | None:
+        digest = self._sized(digest)
         try:
             found = await self._holder.action(instance, digest, MAX_ACTION)
         except Absent:
@@ -479,6 +480,12 @@ class Tier:
             self._counts.received.add(len(found))
         return found
 
+    def _sized(self, action: Digest) -> Digest:
+        """Over HTTP an action has a hash alone; its blob, where that is here, has a size."""
+        if action.size:
+            return action
+        return self._local.find(action.key[: 1 + action.function.length]) or action
+
     def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
         return self._local.put_action(instance, digest, action)
 
@@ -491,6 +498,8 @@ class Tier:
         """As `after`, for an action result: all that it names goes first.  One that lacks a
         blob, here and upstream, stays here."""
         out: Pending[None] = Pending()
+
+        digest = self._sized(digest)
 
         async def send() -> None:
             named = [digest, *map(digests.from_key, action.references)]

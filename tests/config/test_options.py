@@ -178,7 +178,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "upstream_writes": st.sampled_from(["through", "none"]),
     "upstream_endpoint": st.sampled_from(["", "http://127.0.0.1:9000", "https://[::1]:1/x"]),
     "upstream_region": st.sampled_from(["", "eu-west-1", "garage"]),
-    "upstream_instance": st.sampled_from(["", "main", "team/linux"]),
+    "upstream_instance": st.sampled_from(["", "/", "main", "team/linux"]),
     "upstream_ca": OPTIONAL_PATHS,
     "upstream_cert": OPTIONAL_PATHS,
     "upstream_key": OPTIONAL_PATHS,

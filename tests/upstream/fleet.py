@@ -76,6 +76,8 @@ def build() -> Build:
         output_files=[pb.OutputFile(path="out", digest=blobs[3].digest)],
         output_directories=[pb.OutputDirectory(path="tree", tree_digest=tree.digest)],
         stdout_digest=blobs[0].digest,
+        # Without it bazel-remote enters one.
+        execution_metadata=pb.ExecutedActionMetadata(worker="here"),
     )
     return Build((*blobs, below, tree), root, fresh(200), result)
 

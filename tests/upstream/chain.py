@@ -1,0 +1,248 @@
+"""Nodes in front of another server, which is killed and comes back: `cas serve`, and whichever of
+bazel-remote and buildbox-casd is on PATH.
+
+Checks, in this order: what is filled through one node is all hits from nodes with empty disks, of
+both engines; FindMissingBlobs of a thousand is one request to the server, and none the second time;
+a large blob begins to arrive before all of it has come; whatever was acknowledged while the server
+was killed at random is there afterwards, from a node that never saw it.
+
+Rule: what is expected comes from what clients sent.  Times are told, never judged.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import grpc
+
+from tests.conformance.client import KIB, MIB, Blob, Client, fresh
+from tests.server.serving import PATIENCE, Server, gone, spawn, until
+from tests.upstream import fleet
+from tests.upstream.fleet import Node
+
+KILLS = 3
+DIGESTS = 1000
+
+DURABLE = ("cas", "bazel-remote")
+"""Those that have written what they acknowledge by the time a signal ends them."""
+
+
+class Above:
+    """The server; on the same port whenever it starts."""
+
+    def __init__(self, kind: str, scratch: Path) -> None:
+        self._directory = scratch / "above"
+        self._directory.mkdir()
+        self._log = scratch / "above.log"
+        self._kind = kind
+        self.address, other = _free(), _free()
+        if kind == "cas":
+            program = [sys.executable, "-m", "cas", "serve"]
+            options = ["--dir", str(self._directory), "--grpc", self.address, "--http", "none"]
+        elif kind == "bazel-remote":
+            program = [kind]
+            options = ["--dir", str(self._directory), "--max_size", "5"]
+            options += ["--grpc_address", self.address, "--http_address", other]
+        else:
+            program = [kind]
+            options = [f"--bind={self.address}", "--quota-high=5G", str(self._directory)]
+        self._command = [*program, *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            # A group of its own, all of which `kill` ends.
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            )
+        until(self._listens, f"{self._kind} listens")
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        host, _, port = self.address.rpartition(":")
+        with socket.socket() as one:
+            return one.connect_ex((host, int(port))) == 0
+
+    def kill(self) -> None:
+        if self._process is None:
+            return
+        # What it started is in its group, and may outlive it for a moment.
+        ids = _group(self._process.pid)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pid in ids:
+            until(lambda: gone(pid), "its processes end")  # noqa: B023
+        self._process = None
+
+
+def _free() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return f"127.0.0.1:{one.getsockname()[1]}"
+
+
+def _group(leader: int) -> list[int]:
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with suppress(OSError):
+                if os.getpgid(int(path.name)) == leader:
+                    found.append(int(path.name))
+    return found
+
+
+class Fleet:
+    """The nodes, each with a disk of its own."""
+
+    def __init__(self, scratch: Path, running: ExitStack, above: Above) -> None:
+        self._scratch = scratch
+        self._running = running
+        self.above = above
+
+    def node(self, name: str, *more: str) -> Node:
+        log = self._scratch / f"{name}.log"
+        server = spawn(
+            log,
+            ["--dir", str(self._scratch / name), "--grpc", "127.0.0.1:0",
+             "--http", "127.0.0.1:0", "--workers", "1", "--upstream-timeout", "5",
+             "--upstream", f"grpc://{self.above.address}", "--upstream-instance", "/", *more],
+        )  # fmt: skip
+        self._running.callback(_ended, server)
+        server.await_ready()
+        return Node(server.address, server.http)
+
+
+def _ended(server: Server) -> None:
+    server.process.terminate()
+    try:
+        assert server.process.wait(PATIENCE) == 0, server.log.read_text()
+    finally:
+        server.process.kill()
+        server.process.wait()
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+
+
+def main() -> int:
+    kinds = sys.argv[1:] or ["cas", *filter(shutil.which, ("bazel-remote", "buildbox-casd"))]
+    passed = 0
+    for kind in kinds:
+        print(f"in front of {kind}")
+        with tempfile.TemporaryDirectory(prefix="cas-chain-") as name, ExitStack() as running:
+            scratch = Path(name)
+            above = Above(kind, scratch)
+            running.callback(above.kill)
+            above.start()
+            nodes = Fleet(scratch, running, above)
+            steps = [_shared, _counted, _streamed]
+            for step in steps:
+                began = time.monotonic()
+                step(nodes)
+                print(f"  {step.__name__.strip('_')}: well, {time.monotonic() - began:.1f} s")
+            passed += len(steps)
+            if kind in DURABLE:
+                _killed(nodes, above)
+                passed += 1
+    print(f"{passed} passed, 0 failed")
+    return 0
+
+
+def _shared(nodes: Fleet) -> None:
+    made = fleet.build()
+    fleet.fill(nodes.node("a", "--engine", "aio"), made)
+    fleet.hits(nodes.node("b"), made)
+    fleet.hits_in_parts(nodes.node("c", "--engine", "aio"), made)
+
+
+def _counted(nodes: Fleet) -> None:
+    node = nodes.node("counts", "--upstream-remember-absent", "3600")
+    blobs = [fresh(20) for _ in range(DIGESTS)]
+    # What it asks at its start is not meant.
+    until(lambda: node.status()["requests"] > 0, "it has asked what the server can do")
+    with Client(node.grpc) as client:
+        for expected in (1, 0):
+            before, began = node.status()["requests"], time.monotonic()
+            assert len(client.missing(*blobs)) == DIGESTS
+            asked = node.status()["requests"] - before
+            print(f"    {asked} requests for {DIGESTS} digests, {time.monotonic() - began:.2f} s")
+            assert asked == expected
+
+
+def _streamed(nodes: Fleet) -> None:
+    large = fresh(64 * MIB)
+    with Client(nodes.node("fills").grpc) as client:
+        client.upload(large)
+    for name, where in (("it", nodes.above.address), ("a cold node", nodes.node("cold").grpc)):
+        with Client(where) as client:
+            client.missing(fresh(20))
+            began = time.monotonic()
+            parts = []
+            first = 0.0
+            for part in client.reading(large.name):
+                first = first or time.monotonic() - began
+                parts.append(part.data)
+            took = time.monotonic() - began
+            assert b"".join(parts) == large.data
+            assert first < took
+            print(f"    64 MiB from {name}: first byte {first * 1e3:.0f} ms, all {took * 1e3:.0f}")
+
+
+def _killed(nodes: Fleet, above: Above) -> None:
+    """Writers that go on while the server is killed and started again."""
+    node = nodes.node("writes")
+    acknowledged: list[Blob] = []
+    refused = 0
+    ends = threading.Event()
+
+    def write(seed: int) -> None:
+        nonlocal refused
+        choose = random.Random(seed)
+        with Client(node.grpc) as client:
+            while not ends.is_set():
+                blob = fresh(choose.choice((100, 30 * KIB, 300 * KIB, 12 * MIB)))
+                try:
+                    client.upload(blob)
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    refused += 1
+                    # As a client does that would try again.
+                    time.sleep(0.05)
+                else:
+                    acknowledged.append(blob)
+
+    writers = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(KILLS):
+            before = len(acknowledged)
+            until(lambda: len(acknowledged) >= before + 10, "writes are acknowledged")  # noqa: B023
+            time.sleep(random.random())
+            above.kill()
+            time.sleep(random.random())
+            above.start()
+    finally:
+        ends.set()
+        for writer in writers:
+            writer.join()
+    with Client(nodes.node("reads").grpc) as client:
+        for blob in acknowledged:
+            assert client.read(blob.name) == blob.data, f"{blob.name} was acknowledged, and is lost"
+    print(f"  {KILLS} kills, {len(acknowledged)} acknowledged, {refused} refused, 0 lost")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
