@@ -24,7 +24,8 @@ from cas.api.status import guarded
 from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NoSpace, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as pb
-from cas.reapi.blobs import has_room, kept, open_beyond, read_later
+from cas.reapi.blobs import arrived, has_room, kept, open_beyond, read_later
+from cas.store.coming import Coming
 from cas.store.interface import Blob, BlobStore, Buffer, Upload
 from cas.zstd import Packer, unpack
 
@@ -38,6 +39,10 @@ MANY_READS = 64
 """… unless as many streams are reading: then their clients are slow, or stall, …"""
 FEWER_READ_BYTES = 128 << 10
 """… and each further response holds this much, for more CPU: a thousand of them are 128 MiB."""
+
+COMING_BYTES = 2 << 20
+"""Most of one that is still on its way here and has come in pieces: about `READ_BYTES` each, and
+rather more than a crumb in a message of its own."""
 
 SERVICE = "google.bytestream.ByteStream"
 
@@ -139,7 +144,17 @@ class ByteStream:
         return READ_BYTES if self._reads <= MANY_READS else FEWER_READ_BYTES
 
     async def _send(self, blob: Blob, offset: int, end: int, context: Context) -> None:
+        coming = blob if isinstance(blob, Coming) else None
         while offset < end:
+            if coming is not None:
+                await arrived(self._runtime, coming, offset)
+                piece = coming.piece(offset)
+                if piece is not None:
+                    # As it came.
+                    piece = piece[: min(COMING_BYTES, end - offset)]
+                    await context.write(wire.read_response(piece))
+                    offset += len(piece)
+                    continue
             response = wire.ReadResponseBuffer(min(self._read_bytes(), end - offset))
             count = blob.read_into(response.data, offset, wait=False)
             if count < 0:
