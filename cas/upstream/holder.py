@@ -23,6 +23,11 @@ class Holder(Protocol):
     @property
     def trying(self) -> Trying: ...
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it is asked of each blob by itself, so that looking for a small one costs as
+        much as fetching it."""
+
     def name(self, digest: Digest, /) -> str:
         """What a blob is called there, for people."""
 

@@ -21,6 +21,8 @@ from cas.upstream.trying import Trying
 class ObjectHolder:
     """See `holder.Holder`."""
 
+    one_by_one = True
+
     def __init__(self, asking: Asking) -> None:
         self._asking = asking
 

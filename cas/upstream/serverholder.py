@@ -91,6 +91,8 @@ def connect(url: str, files: Files, instance: str | None) -> Callable[[Trying], 
 class ServerHolder:
     """See `holder.Holder`."""
 
+    one_by_one = False
+
     def __init__(
         self,
         remote: Remote,

@@ -63,6 +63,9 @@ SMALL = 64 << 10
 """… up to this size, bytes, …"""
 SMALL_STREAMS = 256
 """… so many come at once: they may come together."""
+BROUGHT = 64 << 10
+"""Objects up to this size, which an action result names, are fetched where others are looked for:
+that costs as much as to look, and who asked for it is about to read them."""
 READ = 1 << 20
 """Bytes that are read at once of what is sent."""
 MAX_ACTION = 16 << 20
@@ -137,11 +140,29 @@ class Tier:
                 # What nobody has told of is sent once more at worst, but makes no action result a
                 # miss.
                 unknown = [key for key in unknown if key not in known] if sure else []
+        if unknown and sure and self._holder.one_by_one:
+            told_of = await asyncio.gather(*map(self._bring, unknown))
+            unknown = [key for key, told in zip(unknown, told_of, strict=True) if not told]
         if unknown:
-            told = await self._holder.present([digests.from_key(key) for key in unknown])
-            for key, there in told.items():
+            looked_for = await self._holder.present([digests.from_key(key) for key in unknown])
+            for key, there in looked_for.items():
                 self._note(key, there)
         return {key for key in asked if self._memory.has(key)}
+
+    async def _bring(self, key: bytes) -> bool:
+        """Whether fetching the blob told if upstream has it."""
+        digest = digests.from_key(key)
+        if digest.size > BROUGHT:
+            return False
+        try:
+            await brought(self._flight(digest).began)
+        except (NotFound, DataLoss, Unavailable):
+            return True
+        except (CasError, OSError):
+            # It may be there, though it does not come.
+            return False
+        self._memory.add(key)
+        return True
 
     async def _is_there(self, digest: Digest) -> bool:
         """Raises Unavailable."""
