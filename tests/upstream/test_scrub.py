@@ -98,8 +98,12 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("more", "said"),
-        [(["--sample", "x"], "--sample"), (["--upstream", "none"], "upstream is none")],
-        ids=["sample", "none"],
+        [
+            (["--sample", "x"], "--sample"),
+            (["--upstream", "none"], "upstream is none"),
+            (["--upstream", "grpc://ci:8980"], "grpc://ci:8980 is a server"),
+        ],
+        ids=["sample", "none", "server"],
     )
     def test_wrong_options(self, flags: list[str], more: list[str], said: str) -> None:
         code, _, told = scrub_command(*flags, *more)
