@@ -81,13 +81,17 @@ def dead_actions(index: Index, prefix: bytes, after: bytes, written_before: int)
             key = cursor.key()
             seen += 1
             packed = tables.txn.get(_place(cursor.value()), db=tables.data)
-            if packed is not None and _is_dead(tables, packed, written_before):
+            place = _place(cursor.value())
+            if packed is not None and _is_dead(tables, place, packed, written_before):
                 dead.append((key, packed))
             found = cursor.next()
     return DeadActions(dead, seen, key if seen == ACTIONS_PAGE else None)
 
 
-def _is_dead(tables: Tables, packed: bytes, written_before: int) -> bool:
+def _is_dead(tables: Tables, place: bytes, packed: bytes, written_before: int) -> bool:
+    if tables.unsent is not None and tables.txn.get(place, db=tables.unsent) is not None:
+        # What it lacks here may have been sent upstream already.
+        return False
     references = cut_action(packed).references
     with tables.txn.cursor(tables.meta) as cursor:
         if len(cursor.getmulti(references, values=False)) == len(references):

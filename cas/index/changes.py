@@ -48,6 +48,11 @@ class Changes:
     """(key, packed) of action results and values found dead: dropped if still the same."""
     dropped: list[bytes] = field(default_factory=list)
     """Keys of action results and values to drop, whatever they are, before the rest."""
+    unsent: list[bytes] = field(default_factory=list)
+    """Keys of entries, those of this transaction included, that are to be sent upstream; absent
+    ones are passed over.  Only where the index has a queue."""
+    second: int = 0
+    """The time of this transaction, seconds since the epoch; for `unsent`."""
 
     def put(self, entry: NewAction) -> None:
         """Adds an action result or a value."""

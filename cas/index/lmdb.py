@@ -21,10 +21,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import lmdb
 
+from cas import digest as digests
 from cas.errors import NoSpace, StoreClosed
 from cas.index.changes import Changes, NewBlob, Totals, on_disk
 from cas.index.environment import DATA_FILE, open_environment, translate, translated
 from cas.index.records import (
+    ACTION,
     FILE,
     IN_FILES,
     INLINE,
@@ -49,6 +51,8 @@ class Tables(NamedTuple):
     data: Any
     order: Any
     condemned: Any
+    unsent: Any
+    """None where nothing was ever queued."""
 
 
 @dataclass(slots=True)
@@ -60,7 +64,9 @@ class _Change:
     gone: list[int] = field(default_factory=list)
     """Serials of entries that were removed."""
     recount: bool = False
-    """Whether to sum up `file_bytes` of all entries anew."""
+    """Whether to sum up `file_bytes` of all entries anew, and `unsent_bytes`."""
+    unsent_bytes: int = 0
+    """By how much what waits to be sent upstream grows."""
 
 
 P = ParamSpec("P")
@@ -89,8 +95,10 @@ class Index:
         *,
         sync: bool = True,
         seam: Callable[[str], None] | None = None,
+        queue: bool = False,
     ) -> None:
-        """Opens or makes the index in `path`, an existing directory.
+        """Opens or makes the index in `path`, an existing directory.  `queue` makes the table of
+        what is to be sent upstream where there is none; one that is there is always opened.
 
         `sync` False leaves the write-back to `flush` (durability batch and none).  `seam` is
         called with "before-put" (`apply`) or "before-remove" (`remove`), "before-commit" and
@@ -110,6 +118,7 @@ class Index:
                 self._data = self._env.open_db(b"data", integerkey=True)
                 self._order = self._env.open_db(b"order", integerkey=True)
                 self._condemned = self._env.open_db(b"condemned", integerkey=True)
+                self._unsent = self._open_unsent(create=queue)
                 self._begin_counting()
         except BaseException:
             self._env.close()
@@ -270,8 +279,9 @@ class Index:
         used = (self._env.info()["last_pgno"] + 1) * size
         found = txn.stat(self._meta)
         live = _pages(found)
-        for table in (self._data, self._order, self._condemned):
-            live += _pages(txn.stat(table))
+        for table in (self._data, self._order, self._condemned, self._unsent):
+            if table is not None:
+                live += _pages(txn.stat(table))
         disk = os.stat(self.path / DATA_FILE).st_blocks * 512
         files = 0 if file_bytes is None else _SERIAL_KEY.unpack(file_bytes)[0]
         return Totals(found["entries"], used, live * size, disk, self.uses.disk_bytes(), files)
@@ -296,9 +306,15 @@ class Index:
         return removed
 
     def evict(
-        self, entries: Sequence[tuple[bytes, Record]], unused_since: int, done: Iterable[int] = ()
+        self,
+        entries: Sequence[tuple[bytes, Record]],
+        unused_since: int,
+        done: Iterable[int] = (),
+        *,
+        unsent_too: bool = False,
     ) -> list[tuple[bytes, Record]]:
-        """As `remove`, for those of `entries` that were not used after minute `unused_since`.
+        """As `remove`, for those of `entries` that were not used after minute `unused_since`, and,
+        unless `unsent_too`, do not wait to be sent upstream.
 
         Notes in the same transaction which files are to go, so that a process that is killed
         before it removed them leaves no orphans: see `condemned`.  `done` are the serials of
@@ -313,6 +329,8 @@ class Index:
                 if not self._is_same(txn, key, record):
                     continue
                 if self.uses.load(record.serial) > unused_since:
+                    continue
+                if not unsent_too and self._waits(txn, record.serial):
                     continue
                 self._remove(txn, key)
                 if record.where in IN_FILES:
@@ -351,13 +369,27 @@ class Index:
             for key in changes.dropped:
                 self._remove(txn, key)
             known = self._put(txn, changes)
+            if changes.unsent:
+                self._queue(txn, changes.unsent, changes.second)
             for key, packed in changes.dropped_actions:
                 # Not if its blobs have come meanwhile: somebody may have been told so.
                 if self._action(txn, key) == packed and not self._complete(txn, cut_action(packed)):
+                    # Nor if it is to be sent: what it lacks here may have been sent already.
+                    if self._unsent is not None and self._waits(txn, self._serial(txn, key)):
+                        continue
                     self._remove(txn, key)
             self._reach("before-commit")
         self._reach("after-commit")
         return known
+
+    def sent(self, serials: Iterable[int]) -> None:
+        """Takes entries off the queue."""
+        with self._write() as txn:
+            self._reach("before-remove")
+            for serial in serials:
+                self._unqueue(txn, _SERIAL_KEY.pack(serial))
+            self._reach("before-commit")
+        self._reach("after-commit")
 
     def pin(self, blobs: Sequence[NewBlob]) -> None:
         """Enters blobs that eviction never sees: they have no place in the order of writing."""
@@ -412,7 +444,7 @@ class Index:
     def reading(self) -> Iterator[Tables]:
         """One snapshot."""
         with translated(), self._read() as txn:
-            yield Tables(txn, self._meta, self._data, self._order, self._condemned)
+            yield self._tables(txn)
 
     @contextmanager
     def writing(self, *, recount: bool = False) -> Iterator[Tables]:
@@ -420,9 +452,12 @@ class Index:
         where it may change which blobs have files."""
         with self._write() as txn:
             self._change.recount = recount
-            yield Tables(txn, self._meta, self._data, self._order, self._condemned)
+            yield self._tables(txn)
             self._reach("before-commit")
         self._reach("after-commit")
+
+    def _tables(self, txn: Any) -> Tables:
+        return Tables(txn, self._meta, self._data, self._order, self._condemned, self._unsent)
 
     # --- inside a write transaction ---------------------------------------------------
 
@@ -487,7 +522,36 @@ class Index:
             self._change.file_bytes -= on_disk(record.stored)
         else:
             txn.delete(place, db=self._data)
+        if self._unsent is not None:
+            self._unqueue(txn, place)
         self._change.gone.append(record.serial)
+
+    def _queue(self, txn: Any, keys: Iterable[bytes], second: int) -> None:
+        """Has entries wait to be sent upstream; under their serials, so that what becomes of an
+        entry becomes of its place in the queue."""
+        for key in keys:
+            raw = txn.get(key, db=self._meta)
+            if raw is None:
+                continue
+            record = unpack_record(raw)
+            size = record.stored if record.where == ACTION else digests.from_key(key).size
+            row = UNSENT_ROW.pack(second, size)
+            if size and txn.put(raw[_SERIAL], row, overwrite=False, db=self._unsent):
+                self._change.unsent_bytes += size
+
+    def _unqueue(self, txn: Any, place: bytes) -> None:
+        raw = txn.pop(place, db=self._unsent)
+        if raw is not None:
+            self._change.unsent_bytes -= UNSENT_ROW.unpack(raw)[1]
+
+    def _waits(self, txn: Any, serial: int | None) -> bool:
+        if self._unsent is None or serial is None:
+            return False
+        return txn.get(_SERIAL_KEY.pack(serial), db=self._unsent) is not None
+
+    def _serial(self, txn: Any, key: bytes) -> int | None:
+        raw = txn.get(key, db=self._meta)
+        return None if raw is None else unpack_record(raw).serial
 
     # --- transactions ----------------------------------------------------------------
 
@@ -500,9 +564,31 @@ class Index:
             yield txn
             if change.file_bytes or change.recount:
                 self._count(txn, change)
+            if change.unsent_bytes or change.recount:
+                self._count_unsent(txn, change)
         if change.gone:
             # After the commit: an entry that stays keeps its time.
             self.uses.clear(change.gone)
+
+    def _open_unsent(self, *, create: bool) -> Any:
+        try:
+            return self._env.open_db(b"unsent", integerkey=True, create=create)
+        except lmdb.NotFoundError:
+            return None
+
+    def _count_unsent(self, txn: Any, change: _Change) -> None:
+        """Keeps the sum of what waits to be sent upstream."""
+        if self._unsent is None:
+            return
+        if change.recount:
+            with txn.cursor(self._unsent) as cursor:
+                rows = cursor.iternext(keys=False, values=True)
+                total = sum(UNSENT_ROW.unpack(row)[1] for row in rows)
+        else:
+            raw = txn.get(UNSENT_BYTES)
+            known = 0 if raw is None else _SERIAL_KEY.unpack(raw)[0]
+            total = max(0, known + change.unsent_bytes)
+        txn.put(UNSENT_BYTES, _SERIAL_KEY.pack(total))
 
     def _begin_counting(self) -> None:
         # Else the first file, or the first look of the janitor, would have all entries counted.
@@ -545,6 +631,9 @@ _SERIAL = slice(6, 14)
 _SERIAL_KEY = Struct("=Q")
 NEXT_SERIAL = b"next serial"
 _FILE_BYTES = b"file bytes"
+UNSENT_BYTES = b"unsent bytes"
+UNSENT_ROW = Struct("<QQ")
+"""A row of `unsent`: since when, seconds since the epoch, and the content's bytes."""
 
 
 def _pages(stat: dict[str, int]) -> int:

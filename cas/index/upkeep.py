@@ -5,7 +5,7 @@ that they may run beside a server, and hold nothing per entry.
 
 What must hold: each `meta` record has its row in `order`, except the empty blobs, which
 nothing may evict; one that is not in a file has its bytes in `data`; no other rows are in
-either; and the next serial is above every one in use.
+either, nor in `unsent`; and the next serial is above every one in use.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SERIAL = slice(6, 14)
 _KEY = Struct("=Q")
 _NEXT = b"next serial"
 
-ORDER, DATA = "order", "data"
+ORDER, DATA, UNSENT = "order", "data", "unsent"
 
 
 class Row(NamedTuple):
@@ -123,12 +123,13 @@ def _judge_data(key: bytes, record: Record, data: bytes | None) -> str:
 
 
 def strays(index: Index, unlisted: Container[int] = ()) -> Iterator[Stray]:
-    """Every row of `order` and `data` that no record names.  `unlisted` are the serials of
-    entries that `rows` found so: their bytes are found by way of `order`."""
+    """Every row of `order`, `data` and `unsent` that no record names.  `unlisted` are the serials
+    of entries that `rows` found so: their bytes are found by way of `order`."""
     with index.reading() as tables:
         raws = [tables.txn.get(key, db=tables.meta) for key in _PINNED]
     pinned = {raw[_SERIAL] for raw in raws if raw is not None}
-    for table in (ORDER, DATA):
+    looked_at = (ORDER, DATA) if tables.unsent is None else (ORDER, DATA, UNSENT)
+    for table in looked_at:
         after: bytes | None = None
         while True:
             page: list[tuple[bytes, bool]] = []
@@ -158,7 +159,8 @@ def _named(tables: Tables, place: bytes) -> bool:
 
 def mend(index: Index, mending: Mending) -> None:
     """One transaction; entries first, so that what they leave is no stray."""
-    with index.writing(recount=bool(mending.drop)) as tables:
+    unsent = any(stray.table == UNSENT for stray in mending.strays)
+    with index.writing(recount=unsent or bool(mending.drop)) as tables:
         for key in mending.drop:
             raw = tables.txn.pop(key, db=tables.meta)
             place = b"" if raw is None else raw[_SERIAL]
@@ -166,6 +168,8 @@ def mend(index: Index, mending: Mending) -> None:
             if len(place) == _KEY.size and tables.txn.get(place, db=tables.order) == key:
                 tables.txn.delete(place, db=tables.order)
                 tables.txn.delete(place, db=tables.data)
+                if tables.unsent is not None:
+                    tables.txn.delete(place, db=tables.unsent)
         for key, record in mending.enlist:
             tables.txn.put(_KEY.pack(record.serial), key, db=tables.order)
         for stray in mending.strays:

@@ -93,7 +93,8 @@ class Administration:
             raise NotFound(f"no action result of {digest.hex} in instance {instance!r}")
 
     def delete_blob(self, digest: Digest) -> None:
-        """Forgets a blob; it stays readable for those who read it now.
+        """Forgets a blob; it stays readable for those who read it now.  One that waits to be sent
+        upstream never is; what is upstream already stays there.
 
         Raises NotFound, or InvalidArgument for the empty blob, which is always there.
         """
@@ -101,7 +102,9 @@ class Administration:
             raise InvalidArgument("the empty blob cannot be removed: clients never send it")
         record = self._index.record(digest.key)
         # As if evicted, whenever it was used: that notes the file in the same transaction.
-        if record is None or not self._index.evict([(digest.key, record)], _ALL_TIME):
+        if record is None or not self._index.evict(
+            [(digest.key, record)], _ALL_TIME, unsent_too=True
+        ):
             raise NotFound(f"no blob {digest}")
         if record.where in IN_FILES:
             self._files.remove(self._layout.copy(digest, record))

@@ -40,9 +40,17 @@ class BlobFile(NamedTuple):
     """Whether its bytes are zstd."""
 
 
-def adopt(index: Index, files: Files, candidates: Sequence[BlobFile], minute: int) -> set[Path]:
+def adopt(
+    index: Index,
+    files: Files,
+    candidates: Sequence[BlobFile],
+    minute: int,
+    *,
+    unsent: bool = False,
+) -> set[Path]:
     """Enters those files whose bytes are right and whose blob is not there yet, as written when
-    they were changed last, `minute` at most; returns their paths."""
+    they were changed last, `minute` at most; returns their paths.  With `unsent` they wait to be
+    sent upstream from then on."""
     right = _verified(files, candidates)
     for shard in {file.path.parent for file in right}:
         files.sync_directory(shard)
@@ -56,7 +64,11 @@ def adopt(index: Index, files: Files, candidates: Sequence[BlobFile], minute: in
             ): file.path
             for file in group
         }
-        known = index.apply(Changes(written, blobs=list(batch)))
+        changes = Changes(written, blobs=list(batch))
+        if unsent:
+            changes.unsent = [blob.key for blob in batch]
+            changes.second = 60 * minute
+        known = index.apply(changes)
         entered -= {batch[blob] for blob in known}
     return entered
 

@@ -30,7 +30,7 @@ from functools import partial
 from cas.errors import CasError, StoreClosed, UploadSuperseded
 from cas.index.changes import Changes, NewAction, NewBlob
 from cas.index.lmdb import Index
-from cas.index.records import minutes
+from cas.index.records import ACTION, minutes
 from cas.metrics.instruments import Metrics
 from cas.store.admission import Admission
 from cas.store.counts import CommitCounts
@@ -89,6 +89,10 @@ class Work:
     """A staging file that is of no use after the commit."""
     room: int = 0
     """Nothing to commit: `pending` waits until so many bytes have room."""
+    unsent: Sequence[bytes] = ()
+    """Keys of further entries that are to be sent upstream."""
+    fetched: bool = False
+    """Whether it came from upstream, so that it is not to be sent there."""
 
 
 class Committer:
@@ -105,9 +109,11 @@ class Committer:
         clock: Callable[[], float] = time.time,
         *,
         packer: Packer | None = None,
+        queues: bool = False,
     ) -> None:
         """`take_touches` hands over the keys used since it was last called.  `packer` compresses
-        what goes into the index, where that is wanted."""
+        what goes into the index, where that is wanted.  `queues` has blobs and action results wait
+        to be sent upstream."""
         self._index = index
         self._files = files
         self._strict = durability == "strict"
@@ -117,6 +123,7 @@ class Committer:
         self._counts = CommitCounts(metrics)
         self._clock = clock
         self._packer = packer
+        self._queues = queues
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._closed = False
         self._touches_wanted = False
@@ -212,6 +219,9 @@ class Committer:
                 changes.dropped_actions.append(work.dropped)
             if work.drop is not None:
                 changes.drop(work.drop)
+        if self._queues:
+            changes.second = int(self._clock())
+            changes.unsent = [key for work in ready for key in to_send(work)]
         try:
             known = self._index.apply(changes)
         except Exception as error:  # noqa: BLE001 - every waiter must hear of it
@@ -356,6 +366,16 @@ class Committer:
         finally:
             for item in staged:
                 self._files.close(item.fd)
+
+
+def to_send(work: Work) -> list[bytes]:
+    """The keys of what a work has to be sent upstream, where writes go there later."""
+    if work.fetched:
+        return []
+    keys = [blob.key for blob in work.blobs]
+    if work.action is not None and work.action.where == ACTION:
+        keys.append(work.action.key)
+    return [*keys, *work.unsent]
 
 
 def _packed(blob: NewBlob, packer: Packer) -> NewBlob:

@@ -5,7 +5,8 @@ be called again.  No piece keeps writers waiting longer than a commit does.  Wha
 `evict`'s to choose, how much there is `usage`'s to tell.
 
 Room is made in rounds: ask every process for the uses that it has noted, then remove uploads
-that nobody goes on with, then entries, oldest first, in transactions of `BATCH`.  Files go after
+that nobody goes on with, then entries, oldest first, in transactions of `BATCH`, but none that
+waits to be sent upstream.  Files go after
 the commit that forgets them (design: invariant 3); the same commit notes their names, so that
 the next janitor removes what this one left if it is killed.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 
 from cas import digest as digests
 from cas.errors import CasError
-from cas.index import aging, holes
+from cas.index import aging, holes, unsent
 from cas.index.changes import Changes, on_disk
 from cas.index.lmdb import Index
 from cas.index.records import ACTION, IN_FILES, Record, minutes
@@ -237,10 +238,14 @@ class Janitor:
     def _evict(self, done: _Round, need: int, newest: int, usage: Usage) -> Work:
         """Removes entries, oldest first, until `done` has `need` bytes or there is none left
         whose last use was at minute `newest` or before."""
+        # The only copies of what they are.
+        pinned = unsent.serials(self._index)
         while done.bytes < need:
             count = evict.entries_for(need - done.bytes, usage.used, usage.entries)
             victims: list[tuple[int, int]] = []
-            yield from self._choose(victims, count, newest)
+            yield from self._choose(victims, count + len(pinned), newest)
+            if pinned:
+                victims = [victim for victim in victims if victim[1] not in pinned]
             before = done.bytes
             for batch in evict.batches(victims, BATCH):
                 begun = self._monotonic()

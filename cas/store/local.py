@@ -35,6 +35,7 @@ from cas.metrics.instruments import Metrics
 from cas.store.administration import Administration
 from cas.store.admission import Admission
 from cas.store.adopt import BAD_MEDIUM
+from cas.store.backlog import Backlog, QueueLimits
 from cas.store.coming import Staging
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.counts import ReadCounts
@@ -90,6 +91,8 @@ class StoreOptions:
     """Streams that write at once in one process; each may hold `uploads.BUFFER_BYTES`."""
     limits: SizeLimits = field(default_factory=SizeLimits)
     """What the store may take on disk."""
+    queue: QueueLimits | None = None
+    """Where writes are sent upstream later (`upstream.draining`): how much may wait for that."""
 
 
 def open_store(
@@ -111,7 +114,8 @@ def open_store(
     check_format(layout)
     files = Files(files_seam)
     strict = options.durability == "strict"
-    index = open_index(layout, files, strict=strict, seam=index_seam)
+    queue = options.queue is not None
+    index = open_index(layout, files, strict=strict, seam=index_seam, queue=queue)
     return (kind or LocalStore)(layout, index, files, options, clock, metrics)
 
 
@@ -139,7 +143,12 @@ class LocalStore:
         self._touched: set[bytes] = set()
         self._inline_threshold = options.inline_threshold
         self._space = Space(layout.space, files)
-        self._admission = Admission(self._space, Meter(layout, index, self._space, options.limits))
+        self._queues = options.queue is not None
+        self._admission = Admission(
+            self._space,
+            Meter(layout, index, self._space, options.limits),
+            backlog=None if options.queue is None else Backlog(index, options.queue),
+        )
         packer = Packer() if options.compression == "zstd" else None
         self._committer = Committer(
             index,
@@ -150,6 +159,7 @@ class LocalStore:
             metrics,
             clock,
             packer=packer,
+            queues=self._queues,
         )
         self._uploads = Uploads(
             layout,
@@ -243,7 +253,10 @@ class LocalStore:
         # Evicted in the moment since the record was read, or lost: to the client the same.
         raise NotFound(f"blob {digest} is not here")
 
-    def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
+    def put(
+        self, blobs: Sequence[tuple[Digest, Buffer]], /, *, fetched: bool = False
+    ) -> list[Pending[None]]:
+        """See `interface.BlobStore`; `fetched` for what came from upstream."""
         out: list[Pending[None]] = []
         inline: list[NewBlob] = []
         works: list[Work] = []
@@ -266,6 +279,7 @@ class LocalStore:
             if inline:
                 works.append(Work(together, blobs=inline))
             for work in works:
+                work.fetched = fetched
                 self._committer.submit(work)
         return out
 
@@ -362,10 +376,20 @@ class LocalStore:
             touched.add(key)
         return Action(found.result, found.references, found.expanded, complete)
 
-    def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+    def put_action(
+        self,
+        instance: str,
+        digest: Digest,
+        action: NewAction,
+        /,
+        *,
+        unsent: Sequence[bytes] = (),
+        fetched: bool = False,
+    ) -> Pending[None]:
+        """See `interface.BlobStore`; `unsent` and `fetched` as `Work` has them."""
         key = action_key(instance, _action_hash(digest))
         if self._repeats(key, action):
-            return resolved(None)
+            return self.send_later(unsent) if unsent else _DONE
         record = ActionRecord(
             int(self._clock() * 1000),
             action.author,
@@ -375,7 +399,13 @@ class LocalStore:
         )
         pending: Pending[None] = Pending()
         entry = changes.NewAction(key, records.pack_action(record))
-        self._committer.submit(Work(pending, action=entry))
+        self._committer.submit(Work(pending, action=entry, unsent=unsent, fetched=fetched))
+        return pending
+
+    def send_later(self, keys: Sequence[bytes], /) -> Pending[None]:
+        """Has entries that are here wait to be sent upstream; only with a `StoreOptions.queue`."""
+        pending: Pending[None] = Pending()
+        self._committer.submit(Work(pending, unsent=keys))
         return pending
 
     def _repeats(self, key: bytes, action: NewAction) -> bool:

@@ -21,13 +21,14 @@ def open_index(
     *,
     strict: bool = True,
     seam: Callable[[str], None] | None = None,
+    queue: bool = False,
 ) -> Index:
-    """Opens the index; makes it in a store that is new.
+    """Opens the index; makes it in a store that is new.  `queue` as `Index` has it.
 
     Raises DataLoss when it is damaged, or gone though the store was in use.
     """
     check_index(layout)
-    index = Index(layout.index, sync=strict, seam=seam)
+    index = Index(layout.index, sync=strict, seam=seam, queue=queue)
     if strict:
         # LMDB syncs what is in its file, not the file's name; and a writer that was killed
         # between its commit and the sync of it left to others what they may acknowledge.

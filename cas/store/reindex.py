@@ -49,20 +49,22 @@ def reindex(
     now: float,
     progress: Progress = lambda stage, done, total: None,
     seam: Callable[[str], None] | None = None,
+    unsent: bool = False,
 ) -> Rebuilt:
     """Rebuilds the index of a store that no server uses.  `now` is seconds since the epoch;
-    `seam` is the new index's."""
+    `seam` is the new index's.  `unsent` has every blob wait to be sent upstream: which of them did
+    was in the old index."""
     beside = layout.root / "index.new"
     if beside.exists():
         shutil.rmtree(beside)
     files.make_directory(beside)
     blobs = blob_bytes = refused = 0
     found = sorted(_found(layout, progress))
-    with closing(Index(beside, seam=seam)) as index:
+    with closing(Index(beside, seam=seam, queue=unsent)) as index:
         for start in range(0, len(found), BATCH):
             progress("files", start, len(found))
             batch = [_unpacked(layout, packed) for packed in found[start : start + BATCH]]
-            entered = adopt(index, files, batch, minutes(now))
+            entered = adopt(index, files, batch, minutes(now), unsent=unsent)
             for file in batch:
                 if file.path in entered:
                     blobs += 1

@@ -177,7 +177,9 @@ class Uploads:
         beside = f"{path}.{secrets.token_hex(8)}"
         return PackedWriter(self.files, self.admission, self.packer, beside)
 
-    def commit_packed(self, digest: Digest, writer: PackedWriter, staging: str) -> Pending[None]:
+    def commit_packed(
+        self, digest: Digest, writer: PackedWriter, staging: str, *, fetched: bool = False
+    ) -> Pending[None]:
         """Commits the verified blob whose content `writer` has taken, after which the staging
         file goes."""
         try:
@@ -194,6 +196,7 @@ class Uploads:
             blobs=(NewBlob(digest.key, None, generation, stored, packed=True),),
             staged=Staged(fd, writer.path, path, self.layout.shard(digest)),
             remove=staging,
+            fetched=fetched,
         )
         self.committer.submit(work)
         return work.pending
@@ -370,7 +373,7 @@ class LocalUpload:
 
     __slots__ = (
         "_buffer", "_fd", "_fill", "_flushed", "_hasher", "_hashes", "_open", "_packing", "_path",
-        "_rest", "_resumed", "_uploads", "_view", "digest", "offset", "reserved",
+        "_rest", "_resumed", "_uploads", "_view", "digest", "fetched", "offset", "reserved",
     )  # fmt: skip
 
     def __init__(
@@ -378,6 +381,8 @@ class LocalUpload:
     ) -> None:
         self._uploads = uploads
         self.digest = digest
+        self.fetched = False
+        """As `Work.fetched`."""
         self._path = path
         self._fd = fd
         self._flushed = size
@@ -536,6 +541,7 @@ class LocalUpload:
                 uploads.layout.blob(self.digest, generation),
                 uploads.layout.shard(self.digest),
             ),
+            fetched=self.fetched,
         )
         self._let_go()
         uploads.committer.submit(work)
@@ -543,7 +549,9 @@ class LocalUpload:
 
     def _commit_packed(self, packing: PackedWriter) -> Pending[None]:
         self._packing = None
-        pending = self._uploads.commit_packed(self.digest, packing, self._path)
+        pending = self._uploads.commit_packed(
+            self.digest, packing, self._path, fetched=self.fetched
+        )
         self._let_go()
         self._uploads.files.close(self._fd)
         return pending
@@ -558,7 +566,8 @@ class LocalUpload:
         data = b"".join((staged, self._view[: self._fill]))
         digests.verify(self.digest, data)
         pending: Pending[None] = Pending()
-        work = Work(pending, blobs=(NewBlob(self.digest.key, data),), remove=self._path)
+        blobs = (NewBlob(self.digest.key, data),)
+        work = Work(pending, blobs=blobs, remove=self._path, fetched=self.fetched)
         self._let_go()
         uploads.files.close(self._fd)
         uploads.committer.submit(work)

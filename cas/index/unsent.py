@@ -1,0 +1,88 @@
+"""The queue of what is to be sent upstream, as those see it who fill, empty and heed it.
+
+Rule: transactions are `lmdb`'s, which queues (`Changes.unsent`) and takes off (`Index.sent`).  A
+row of the table `unsent` stands under its entry's serial: it is written in the entry's own
+transaction, goes with the entry, and says with `order` and `meta` what is to be sent, in the order
+of writing.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from cas.index.lmdb import UNSENT_BYTES, UNSENT_ROW, Index
+
+PAGE = 256
+"""Rows in one snapshot."""
+
+_SERIAL_KEY = Struct("=Q")
+_SERIAL = slice(6, 14)
+
+
+class Unsent(NamedTuple):
+    """An entry that waits to be sent."""
+
+    serial: int
+    key: bytes | None
+    """None where there is no such entry: nothing is to be sent then."""
+
+
+class Waiting(NamedTuple):
+    """How much waits to be sent."""
+
+    entries: int
+    bytes: int
+    """Blobs' content, action results as they are stored."""
+
+
+def waiting(index: Index) -> Waiting:
+    """How much; 3 µs."""
+    with index.reading() as tables:
+        if tables.unsent is None:
+            return Waiting(0, 0)
+        raw = tables.txn.get(UNSENT_BYTES)
+        entries: int = tables.txn.stat(tables.unsent)["entries"]
+    return Waiting(entries, 0 if raw is None else _number(raw))
+
+
+def page(index: Index, after: int = -1) -> list[Unsent]:
+    """A page of the queue, behind serial `after`, in the order of writing."""
+    out: list[Unsent] = []
+    with index.reading() as tables:
+        if tables.unsent is None:
+            return out
+        with tables.txn.cursor(tables.unsent) as cursor:
+            found = cursor.set_range(_SERIAL_KEY.pack(after + 1))
+            while found and len(out) < PAGE:
+                place = cursor.key()
+                key = tables.txn.get(place, db=tables.order)
+                record = None if key is None else tables.txn.get(key, db=tables.meta)
+                is_named = record is not None and record[_SERIAL] == place
+                out.append(Unsent(_number(place), key if is_named else None))
+                found = cursor.next()
+    return out
+
+
+def serials(index: Index) -> set[int]:
+    """Of all that waits: what eviction leaves alone.  About 0.2 µs and 60 bytes each."""
+    with index.reading() as tables:
+        if tables.unsent is None:
+            return set()
+        with tables.txn.cursor(tables.unsent) as cursor:
+            return {_number(place) for place in cursor.iternext(keys=True, values=False)}
+
+
+def oldest(index: Index) -> int | None:
+    """Since when the longest of all waits, seconds since the epoch; looks at each, 0.3 µs."""
+    with index.reading() as tables:
+        if tables.unsent is None:
+            return None
+        with tables.txn.cursor(tables.unsent) as cursor:
+            rows = cursor.iternext(keys=False, values=True)
+            return min((UNSENT_ROW.unpack(row)[0] for row in rows), default=None)
+
+
+def _number(raw: bytes) -> int:
+    number: int = _SERIAL_KEY.unpack(raw)[0]
+    return number
