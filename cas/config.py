@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cas import tables
 from cas.access.roles import ANONYMOUS, ROLES, Rule
@@ -55,6 +55,8 @@ TABLES: tuple[tables.Tables[Any], ...] = (tables.ACCESS, tables.JWT)
 """Options of the file alone, by their fields' names."""
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+Writes = Literal["through", "back", "none"]
 
 MIN_SIZE = 32 * MIB
 """The smallest `max_size`: directories and the index of an empty store take a tenth of it."""
@@ -202,11 +204,6 @@ class Config:
         "what lies behind the local store: s3://bucket/prefix, gs://…, az://…, file:///…, or "
         "another server, grpc://host:port, grpcs://…",
     )
-    upstream_writes: str = _option(
-        choice("through", "none"),
-        "through",
-        "a write is acknowledged once it is there too, or never goes there",
-    )
     upstream_endpoint: str = _option(
         HTTP_URL, "", "where that is, if not at its provider: http://garage:3900"
     )
@@ -244,6 +241,18 @@ class Config:
     )
     upstream_concurrency: int = _option(
         whole(1, 4_096), 64, "requests to it at once, of each process"
+    )
+    upstream_writes: Writes = _option(
+        choice("through", "back", "none"),
+        "through",
+        "when a write is acknowledged: once it is there too, once it is here and queued; or none "
+        "is sent",
+    )
+    upstream_queue: int = _option(
+        whole(1, 100_000_000), 100_000, "writes that may wait to be sent there, with back"
+    )
+    upstream_queue_size: int = _option(
+        size(1), 8 * GIB, "bytes of those, which are not evicted meanwhile"
     )
     upstream_remember: float = _option(
         seconds(0, 86_400), 600.0, "seconds for which an object that was there is taken to be there"

@@ -12,6 +12,7 @@ from cas.cli import store
 from cas.cli.progress import Progress
 from cas.store import directory
 from cas.store.files import Files
+from cas.store.layout import Layout
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -40,15 +41,19 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Rebuilds; the exit code."""
     from cas.store.reindex import reindex
 
-    layout = store.layout(options, environ)
+    loaded = store.load(options, environ)
+    layout = Layout(loaded.dir)
+    unsent = bool(loaded.upstream) and loaded.upstream_writes == "back"
     progress = Progress()
     with closing(directory.occupy(layout.root)):
-        rebuilt = reindex(layout, Files(), now=time.time(), progress=progress)
+        rebuilt = reindex(layout, Files(), now=time.time(), progress=progress, unsent=unsent)
     progress.clear()
     print(f"{rebuilt.blobs:,} blobs ({store.size(rebuilt.blob_bytes)}) are in the new index")
     if rebuilt.refused:
         print(f"{rebuilt.refused:,} files were bad, or second copies, and are in quarantine")
     if rebuilt.kept is not None:
         print(f"the old index is {rebuilt.kept}; remove it when you like")
+    if unsent:
+        print("all of them wait to be sent upstream, since some may have")
     print("small blobs (kept inline) and action results went with the old index")
     return 0

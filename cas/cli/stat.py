@@ -64,6 +64,7 @@ def _print(stat: Stat) -> None:
         "values": stat.values,
         "unfinished uploads": stat.uploads,
         "in quarantine": stat.quarantine,
+        "not upstream yet": stat.unsent,
     }
     for name, amount in amounts.items():
         print(f"  {name:20}{_amount(amount)}")

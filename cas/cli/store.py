@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cas import config
+from cas.config import Config
 from cas.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -43,8 +44,13 @@ def add_parser(
 
 def layout(options: argparse.Namespace, environ: Mapping[str, str]) -> Layout:
     """The directory that the command is about."""
+    return Layout(load(options, environ).dir)
+
+
+def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
+    """The configuration that names it."""
     flags = {name: value for name, value in vars(options).items() if name in ("dir", "config")}
-    return Layout(config.load(flags, environ).dir)
+    return config.load(flags, environ)
 
 
 def size(number: int) -> str:

@@ -21,12 +21,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import lmdb
 
-from cas import digest as digests
 from cas.errors import NoSpace, StoreClosed
 from cas.index.changes import Changes, NewBlob, Totals, on_disk
 from cas.index.environment import DATA_FILE, open_environment, translate, translated
 from cas.index.records import (
-    ACTION,
     FILE,
     IN_FILES,
     INLINE,
@@ -526,18 +524,19 @@ class Index:
             self._unqueue(txn, place)
         self._change.gone.append(record.serial)
 
-    def _queue(self, txn: Any, keys: Iterable[bytes], second: int) -> None:
+    def _queue(self, txn: Any, keys: Sequence[bytes], second: int) -> None:
         """Has entries wait to be sent upstream; under their serials, so that what becomes of an
         entry becomes of its place in the queue."""
-        for key in keys:
-            raw = txn.get(key, db=self._meta)
-            if raw is None:
-                continue
-            record = unpack_record(raw)
-            size = record.stored if record.where == ACTION else digests.from_key(key).size
-            row = UNSENT_ROW.pack(second, size)
-            if size and txn.put(raw[_SERIAL], row, overwrite=False, db=self._unsent):
-                self._change.unsent_bytes += size
+        with txn.cursor(self._meta) as cursor:
+            # Empty blobs have nothing to send.
+            sizes = {raw[_SERIAL]: raw[_STORED] for _, raw in cursor.getmulti(keys)}
+        with txn.cursor(self._unsent) as cursor:
+            for place in cursor.getmulti(list(sizes), values=False):
+                del sizes[place]
+            since = _SERIAL_KEY.pack(second)
+            rows = [(place, since + size) for place, size in sizes.items() if any(size)]
+            cursor.putmulti(rows)
+        self._change.unsent_bytes += sum([UNSENT_ROW.unpack(row)[1] for _, row in rows])
 
     def _unqueue(self, txn: Any, place: bytes) -> None:
         raw = txn.pop(place, db=self._unsent)
@@ -628,12 +627,13 @@ class Index:
 # whose integer keys are in the machine's byte order.
 _WHERE = 1
 _SERIAL = slice(6, 14)
+_STORED = slice(18, 26)
 _SERIAL_KEY = Struct("=Q")
 NEXT_SERIAL = b"next serial"
 _FILE_BYTES = b"file bytes"
 UNSENT_BYTES = b"unsent bytes"
 UNSENT_ROW = Struct("<QQ")
-"""A row of `unsent`: since when, seconds since the epoch, and the content's bytes."""
+"""A row of `unsent`: since when, seconds since the epoch, and the bytes that it takes here."""
 
 
 def _pages(stat: dict[str, int]) -> int:

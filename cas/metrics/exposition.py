@@ -34,6 +34,9 @@ from cas.metrics.readiness import total
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Of what `render` returns."""
 
+LATE_SECONDS = 60.0
+"""For which writes may wait to be sent upstream before `/readyz` says so."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
@@ -51,10 +54,16 @@ def ready(board: Board) -> tuple[bool, str | None]:
 
 
 def upstream_down(board: Board) -> str | None:
-    """What to say where the object store behind the server cannot be had."""
-    if total(board.read()).value(families.UPSTREAM_DOWN):
-        return "upstream fails: what is here is served"
-    return None
+    """What to say where the object store behind the server cannot be had, or does not keep up."""
+    totals = total(board.read())
+    told = []
+    if totals.value(families.UPSTREAM_DOWN):
+        told.append("upstream fails: what is here is served")
+    age = totals.value(families.UNSENT_AGE)
+    if age >= LATE_SECONDS:
+        waiting = int(totals.value(families.UNSENT))
+        told.append(f"{waiting} writes wait to be sent upstream, the oldest for {age:.0f} s")
+    return "; ".join(told) or None
 
 
 def status(board: Board, *, upstream: str = "", clock: float | None = None) -> dict[str, Any]:
@@ -94,6 +103,13 @@ def status(board: Board, *, upstream: str = "", clock: float | None = None) -> d
             "remembered_blobs": int(totals.value(families.UPSTREAM_REMEMBERED)),
             "index_requests": int(totals.sum(families.UPSTREAM_INDEX)),
             "bad_objects": int(totals.value(families.UPSTREAM_BAD)),
+            "unsent": {
+                "entries": int(totals.value(families.UNSENT)),
+                "bytes": int(totals.value(families.UNSENT_BYTES)),
+                "oldest_seconds": round(totals.value(families.UNSENT_AGE), 1),
+                "sent": int(totals.value(families.UNSENT_ENDED, "sent")),
+                "lost": int(totals.value(families.UNSENT_ENDED, "lost")),
+            },
         },
         "action_cache": {
             "hits": int(hits),

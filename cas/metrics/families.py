@@ -285,6 +285,28 @@ UPSTREAM_DOWN_SINCE = Family(
     latest=True,
 )
 
+UNSENT = Family(
+    "cas_upstream_unsent_entries",
+    "gauge",
+    "Blobs and action results that were acknowledged and are to be sent upstream.",
+    latest=True,
+)
+UNSENT_BYTES = Family(
+    "cas_upstream_unsent_bytes", "gauge", "Bytes that are to be sent upstream.", latest=True
+)
+UNSENT_AGE = Family(
+    "cas_upstream_unsent_age_seconds",
+    "gauge",
+    "For how long the oldest of what is to be sent upstream has waited.",
+    latest=True,
+)
+UNSENT_ENDED = Family(
+    "cas_upstream_unsent_ended_total",
+    "counter",
+    "What waited to be sent upstream and does no more: sent, or lost (removed or damaged here).",
+    ("how",),
+)
+
 # --- processes
 
 LOGGED = Family(
@@ -317,6 +339,7 @@ COUNTED: tuple[Family, ...] = (
     UPSTREAM_REQUESTS, UPSTREAM_SECONDS, UPSTREAM_RETRIES, UPSTREAM_REMEMBERED, UPSTREAM_INDEX,
     UPSTREAM_BYTES, UPSTREAM_FETCHED, UPSTREAM_ACTIONS, UPSTREAM_BAD, UPSTREAM_DOWN,
     UPSTREAM_DOWN_SINCE,
+    UNSENT, UNSENT_BYTES, UNSENT_AGE, UNSENT_ENDED,
     LOGGED, WORKERS, WORKERS_WANTED, WORKER_ENDS, STARTED_AT,
 )  # fmt: skip
 """What the processes count, in the order in which it is shown."""

@@ -1,8 +1,8 @@
 """The janitor process: the composition root of what looks after the store.
 
-Rule: as `cas.server.worker`, for `cas.store.janitor` and `cas.store.scrub`; serves nobody, and
-imports no RPC.  One runs for each server.  Its loop gives its own signs of life: each of its
-steps is short.
+Rule: as `cas.server.worker`, for `cas.store.janitor` and `cas.store.scrub`, and where writes go
+upstream later, for `cas.upstream.draining`; serves nobody, and imports no RPC.  One runs for each
+server.  Its loop gives its own signs of life: each of its steps is short.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
     layout = Layout(config.dir)
     files = Files()
     with contextlib.ExitStack() as opened:
-        index = open_index(layout, files, strict=config.durability == "strict")
+        queue = stores.queue_limits(config) is not None
+        index = open_index(layout, files, strict=config.durability == "strict", queue=queue)
         opened.callback(index.close)
         space = Space(layout.space, files, takes=False)
         opened.callback(space.close)
@@ -53,12 +54,21 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
         if sweep is not None:
             opened.callback(sweep.close)
         keeper = _hits(task, layout, files)
+        drain = None
+        sends = stores.open_drain(layout, index, files, config, metrics)
+        if sends is not None:
+            drain, close = sends
+            opened.callback(close)
 
         link.tell(Event(READY))
-        beat_due = 0.0
+        beat_due = janitor_due = 0.0
         pause = 0.0
         while not link.stop_requested(pause):
-            pause = janitor.step()
+            if time.monotonic() >= janitor_due:
+                janitor_due = janitor.step() + time.monotonic()
+            pause = max(0.0, janitor_due - time.monotonic())
+            if drain is not None:
+                pause = min(pause, drain.step())
             if time.monotonic() >= beat_due:
                 index.check()
                 link.tell(Event(BEAT))

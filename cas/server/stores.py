@@ -6,11 +6,17 @@ roles only.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cas.config import Config, is_server
+from cas.index import unsent
+from cas.index.lmdb import Index
 from cas.metrics.instruments import Metrics
+from cas.store.backlog import QueueLimits
 from cas.store.evict import Watermarks
+from cas.store.files import Files
 from cas.store.interface import BlobStore
 from cas.store.janitor import JanitorOptions
 from cas.store.layout import Layout
@@ -19,10 +25,12 @@ from cas.store.usage import SizeLimits
 from cas.store.verifying import VerifyingStore
 
 if TYPE_CHECKING:
-    from cas.index.lmdb import Index
-    from cas.store.files import Files
+    from cas.upstream.draining import Drain
     from cas.upstream.objects import Aging, Objects
+    from cas.upstream.store import TieredStore
     from cas.upstream.sweep import Sweep
+
+log = logging.getLogger("cas.server")
 
 
 def open_for_serving(config: Config, metrics: Metrics) -> LocalStore:
@@ -36,6 +44,7 @@ def open_for_serving(config: Config, metrics: Metrics) -> LocalStore:
             compression=config.compression,
             max_open_uploads=config.max_open_uploads,
             limits=size_limits(config),
+            queue=queue_limits(config),
         ),
         kind=VerifyingStore if config.verify_reads else LocalStore,
         metrics=metrics,
@@ -47,6 +56,39 @@ def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStor
     front of it, to be closed before `local`."""
     if not config.upstream:
         return local
+    return _tiered(local, config, metrics, back=queue_limits(config) is not None)
+
+
+def open_drain(
+    layout: Layout, index: Index, files: Files, config: Config, metrics: Metrics
+) -> tuple[Drain, Callable[[], None]] | None:
+    """What sends upstream what was acknowledged before, and what closes it before `index`; None
+    where nothing is to be sent."""
+    waits = unsent.waiting(index).entries
+    if not config.upstream:
+        if waits:
+            log.warning(
+                "there is no upstream for what waits to be sent; it stays here, and is not evicted",
+                extra={"entries": waits},
+            )
+        return None
+    if not waits and queue_limits(config) is None:
+        return None
+    from cas.upstream.draining import Drain
+
+    # It reads, and checks what it sends: this was written a while ago.
+    options = StoreOptions(durability=config.durability)
+    local = VerifyingStore(layout, index, files, options)
+    store = _tiered(local, config, metrics, back=False)
+
+    def close() -> None:
+        store.close()
+        local.close()
+
+    return Drain(index, store.beyond, width=config.upstream_concurrency, metrics=metrics), close
+
+
+def _tiered(local: LocalStore, config: Config, metrics: Metrics, *, back: bool) -> TieredStore:
     # Imported here: a node of its own has no use for any of it.
     from cas.upstream.memory import MemoryOptions, SharedOptions
     from cas.upstream.opening import TierOptions, open_before, open_tier
@@ -63,6 +105,7 @@ def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStor
         ),
         shared,
         sends=config.upstream_writes != "none",
+        back=back,
     )
     if not is_server(config.upstream):
         return open_tier(local, renewing(config), options, metrics)
@@ -111,6 +154,13 @@ def objects_of(config: Config) -> Aging:
     given = {"endpoint": config.upstream_endpoint, "region": config.upstream_region}
     settings = {name: value for name, value in given.items() if value}
     return connect(config.upstream, settings, connect_timeout=config.upstream_timeout)
+
+
+def queue_limits(config: Config) -> QueueLimits | None:
+    """How much may wait to be sent upstream; None where writes do not wait."""
+    if not config.upstream or config.upstream_writes != "back":
+        return None
+    return QueueLimits(config.upstream_queue, config.upstream_queue_size)
 
 
 def size_limits(config: Config) -> SizeLimits:

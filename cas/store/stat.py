@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cas.digest import from_key
+from cas.index import unsent
 from cas.index.lmdb import Index
 from cas.index.records import ACTION, FILE, INLINE, PACKED, PACKED_INLINE, VALUE, minutes
 from cas.store import hits
@@ -62,6 +63,8 @@ class Stat:
     values: Amount = field(default_factory=Amount)
     actions: Amount = field(default_factory=Amount)
     uploads: Amount = field(default_factory=Amount)
+    unsent: Amount = field(default_factory=Amount)
+    """Entries that wait to be sent upstream."""
     quarantine: Amount = field(default_factory=Amount)
     index_bytes: int = 0
     index_used_bytes: int = 0
@@ -96,6 +99,7 @@ def take(
     """The figures; `now` is seconds since the epoch."""
     stat = Stat(str(layout.root))
     totals = index.totals()
+    stat.unsent = Amount(*unsent.waiting(index))
     stat.index_bytes = _size(layout.index.iterdir())
     stat.index_used_bytes = totals.used_bytes
     amounts = {

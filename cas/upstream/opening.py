@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from cas.metrics.instruments import Metrics
 from cas.store.local import LocalStore
 from cas.upstream.asking import Asking
+from cas.upstream.back import Back
 from cas.upstream.counts import Counts
 from cas.upstream.holder import Holder
 from cas.upstream.loop import Loop
@@ -31,6 +32,8 @@ class TierOptions:
     shared: SharedOptions | None = None
     sends: bool = True
     """Whether what is written here goes upstream."""
+    back: bool = False
+    """Whether writes are acknowledged before they are sent; `local` has a queue then."""
 
 
 def open_tier(
@@ -69,5 +72,6 @@ def _open(
 
         shared = Shared(options.shared, counts)
     memory = Memory(options.memory)
-    tier = Tier(local, loop, holder, memory, counts, shared, sends=options.sends)
+    back = Back(local, options.memory, memory.has) if options.back else None
+    tier = Tier(local, loop, holder, memory, counts, shared, back, sends=options.sends)
     return TieredStore(local, tier)

@@ -2,7 +2,8 @@
 
 Rule: nothing but where the two meet; `local` does what is asked of this node, `tier` the rest.
 What needs no upstream is the local store's own method, with nothing around it.  Writes are
-acknowledged once upstream has them too, where they are sent there.
+acknowledged once upstream has them too, or, with `back`, once it is durable here that it is to
+have them; or at once, where nothing is sent there.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class TieredStore:
         return _Spool(spool, self.beyond) if self.beyond.sends else spool
 
     def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        if self.beyond.back is not None:
+            return self.beyond.back.put_action(instance, digest, action)
         committed = self._local.put_action(instance, digest, action)
         if not self.beyond.sends:
             return committed

@@ -37,6 +37,7 @@ from cas.store.interface import Blob, NewAction
 from cas.store.local import LocalStore
 from cas.store.pending import Pending, resolved
 from cas.store.uploads import LocalUpload
+from cas.upstream.back import Back
 from cas.upstream.checking import check
 from cas.upstream.claims import Claims
 from cas.upstream.counts import Counts
@@ -70,6 +71,8 @@ READ = 1 << 20
 """Bytes that are read at once of what is sent."""
 MAX_ACTION = 16 << 20
 """Bytes of an action result that is taken."""
+MAX_RESULTS = 10_000
+"""Actions whose results are remembered."""
 LOOK_SECONDS = 0.01
 """Between two looks at what another process stages."""
 HELD_BACK = 1 << 20
@@ -89,10 +92,13 @@ class Tier:
         memory: Memory,
         counts: Counts,
         shared: Shared | None = None,
+        back: Back | None = None,
         *,
         sends: bool = True,
     ) -> None:
-        """`sends` False keeps what is written here, here."""
+        """`back` where writes are acknowledged before they are sent; `sends` False keeps what is
+        written here, here."""
+        self.back = back
         self._local = local
         self._loop = loop
         self._holder = holder
@@ -103,6 +109,8 @@ class Tier:
         self._claims = Claims(*local.claims())
         self._flights: dict[bytes, Flight] = {}
         self._sending: dict[bytes, asyncio.Task[None]] = {}
+        self._results: dict[bytes, bytes] = {}
+        """What was sent last for an action: it may be replaced, and replaced again by the first."""
         self._coming_at_once = asyncio.Semaphore(STREAMS)
         self._small_coming_at_once = asyncio.Semaphore(SMALL_STREAMS)
         self._going_at_once = asyncio.Semaphore(STREAMS)
@@ -310,7 +318,8 @@ class Tier:
         digest = flight.digest
         data = b"".join([piece async for _, piece in self._resumed(digest, pieces)])
         await brought(self._local.room(digest.size))
-        [pending] = await self._loop.offload(self._local.put, [(digest, data)])
+        put = partial(self._local.put, fetched=True)
+        [pending] = await self._loop.offload(put, [(digest, data)])
         try:
             # Fails at once if it is not what it should be.
             if pending.done:
@@ -384,6 +393,7 @@ class Tier:
             # Of a process that died.  Not gone on with: what is wrong would then be nobody's.
             self._local.upload(name, digest, left, b"").discard()
         upload = self._local.upload(name, digest, 0, b"")
+        upload.fetched = True
         staged = self._local.staged(name)
         if staged is None:
             upload.discard()
@@ -419,10 +429,17 @@ class Tier:
     def keep(self, keys: Sequence[bytes], /) -> Pending[None]:
         if not self.sends:
             return resolved(None)
-        return self._loop.run(lambda: self._keep(keys))
+        return self.send(keys) if self.back is None else self.back.keep(keys)
+
+    def send(self, keys: Sequence[bytes], /, *, sure: bool = False) -> Pending[None]:
+        """Resolved once these blobs are upstream.  Fails with NotFound where one is neither here
+        nor there.  `sure` does without the memory of what was there a while ago."""
+        return self._loop.run(lambda: self._keep(keys, sure=sure))
 
     def after(self, committed: Pending[None], digest: Digest) -> Pending[None]:
         """What a write comes to: its local commit, and then its object."""
+        if self.back is not None:
+            return self.back.after(committed, digest)
         out: Pending[None] = Pending()
 
         def send() -> None:
@@ -431,13 +448,13 @@ class Tier:
             except BaseException as error:  # noqa: BLE001 - whoever waits gets it
                 out.fail(error)
                 return
-            _pass_on(self.keep([digest.key]), out)
+            _pass_on(self.send([digest.key]), out)
 
         committed.add_done_callback(send)
         return out
 
-    async def _keep(self, asked: Iterable[bytes]) -> None:
-        wanted = [key for key in dict.fromkeys(asked) if not self._memory.has(key)]
+    async def _keep(self, asked: Iterable[bytes], *, sure: bool = False) -> None:
+        wanted = [key for key in dict.fromkeys(asked) if sure or not self._memory.has(key)]
         ended = await asyncio.gather(*map(self._sent, wanted), return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):
@@ -508,7 +525,7 @@ class Tier:
         return self._local.find(action.key[: 1 + action.function.length]) or action
 
     def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
-        return self._local.put_action(instance, digest, action)
+        return self._local.put_action(instance, digest, action, fetched=True)
 
     def served_action(self) -> None:
         self._counts.actions.add()
@@ -520,23 +537,10 @@ class Tier:
         blob, here and upstream, stays here."""
         out: Pending[None] = Pending()
 
-        digest = self._sized(digest)
-
         async def send() -> None:
-            named = [digest, *map(digests.from_key, action.references)]
-            if not all([await self._holder.takes(one) for one in named]):
-                return
-            try:
-                await self._keep(action.references)
-            except NotFound:
-                # Of use to nobody yet; whoever completes it sends it again.
-                return
-            # Machines that run one action at the same time all send its result.
-            known = b"\0".join((instance.encode(), digest.key, sha256(action.result).digest()))
-            if not self._memory.has(known):
-                await self._holder.put_action(instance, digest, action.result)
-                self._counts.sent.add(len(action.result))
-                self._memory.add(known)
+            # Of use to nobody yet; whoever completes it sends it again.
+            with suppress(NotFound):
+                await self._send_action(instance, digest, action.references, action.result)
 
         def begin() -> None:
             try:
@@ -548,6 +552,33 @@ class Tier:
 
         committed.add_done_callback(begin)
         return out
+
+    def send_action(
+        self, instance: str, digest: Digest, references: Sequence[bytes], result: bytes, /
+    ) -> Pending[None]:
+        """Resolved once the action result is upstream, and all that it names was before.  Fails
+        with NotFound where one of those is neither here nor there."""
+        return self._loop.run(lambda: self._send_action(instance, digest, references, result))
+
+    async def _send_action(
+        self, instance: str, digest: Digest, references: Sequence[bytes], result: bytes
+    ) -> None:
+        """What upstream cannot take stays here, and so does what names it."""
+        digest = self._sized(digest)
+        named = [digest, *map(digests.from_key, references)]
+        if not all([await self._holder.takes(one) for one in named]):
+            return
+        await self._keep(references)
+        # Machines that run one action at the same time all send its result.
+        name = b"\0".join((instance.encode(), digest.key))
+        known = b"\0".join((name, sha256(result).digest()))
+        if self._results.get(name) != known or not self._memory.has(known):
+            await self._holder.put_action(instance, digest, result)
+            self._counts.sent.add(len(result))
+            self._memory.add(known)
+            self._results[name] = known
+            if len(self._results) > MAX_RESULTS:
+                del self._results[next(iter(self._results))]
 
 
 def _pass_on(came: Pending[None], out: Pending[None]) -> None:

@@ -175,7 +175,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     | st.sampled_from(
         ["grpc://ci:8980", "grpcs://[::1]:1/team/linux", "unix:/run/cas.sock?instance=team"]
     ),
-    "upstream_writes": st.sampled_from(["through", "none"]),
     "upstream_endpoint": st.sampled_from(["", "http://127.0.0.1:9000", "https://[::1]:1/x"]),
     "upstream_region": st.sampled_from(["", "eu-west-1", "garage"]),
     "upstream_instance": st.sampled_from(["", "/", "main", "team/linux"]),
@@ -188,6 +187,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "upstream_helper": OPTIONAL_PATHS,
     "upstream_timeout": st.floats(0.1, 3_600),
     "upstream_concurrency": st.integers(1, 4_096),
+    "upstream_writes": st.sampled_from(["through", "back", "none"]),
+    "upstream_queue": st.integers(1, 100_000_000),
+    "upstream_queue_size": st.integers(1, options.MAX_SIZE),
     "upstream_remember": st.floats(0, 86_400),
     "upstream_remember_absent": st.floats(0, 3_600),
     "upstream_remembered": st.integers(0, 100_000_000),

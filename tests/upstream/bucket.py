@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
-from cas.upstream.objects import Absent, Aged, Broken, Entry, Object, UpstreamError
+from cas.upstream.objects import Absent, Aged, Broken, Entry, Object, Refused, UpstreamError
 
 
 class Gate:
@@ -44,6 +44,8 @@ class Bucket:
         """What the next requests end in."""
         self.error: UpstreamError | None = None
         """What every request ends in."""
+        self.refused: set[str] = set()
+        """Objects of which every request is refused."""
         self.breaks_at: list[int] = []
         """Offsets at which bodies break off, each once."""
         self.piece = 1 << 20
@@ -63,6 +65,8 @@ class Bucket:
                 raise self.errors.pop(0)
             if self.error is not None:
                 raise self.error
+            if key in self.refused:
+                raise Refused(key)
             yield
         finally:
             self.under_way -= 1

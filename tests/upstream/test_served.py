@@ -17,37 +17,49 @@ from tests.server.serving import PATIENCE, ROOT, Server, spawn, until
 from tests.upstream import fleet
 from tests.upstream.fleet import Node
 
-Start = Callable[..., Node]
 Serve = Callable[..., Server]
+
+
+class Start:
+    """Nodes by name; of two workers, so that they have to agree."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._running: list[Server] = []
+
+    def __call__(self, name: str, *more: str) -> Node:
+        server = spawn(
+            self._scratch / f"{name}.log",
+            ["--dir", str(self._scratch / name), "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0",
+             "--workers", "2", "--upstream", f"file://{self._scratch}/bucket", *more],
+        )  # fmt: skip
+        self._running.append(server)
+        server.await_ready()
+        return Node(server.address, server.http)
+
+    def stop(self, *nodes: Node) -> None:
+        """These, or all."""
+        addresses = [node.grpc for node in nodes]
+        servers = [s for s in self._running if not nodes or s.address in addresses]
+        self._running = [s for s in self._running if s not in servers]
+        for server in servers:
+            server.process.terminate()
+        for server in servers:
+            try:
+                assert server.process.wait(PATIENCE) == 0, server.log.read_text()
+            finally:
+                with suppress(ProcessLookupError):
+                    server.process.kill()
+                server.process.wait()
+                assert server.process.stdout is not None
+                server.process.stdout.close()
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """A node of that name; of two workers, so that they have to agree."""
-    running: list[Server] = []
-
-    def begin(name: str, *more: str) -> Node:
-        server = spawn(
-            tmp_path / f"{name}.log",
-            ["--dir", str(tmp_path / name), "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0",
-             "--workers", "2", "--upstream", f"file://{tmp_path}/bucket", *more],
-        )  # fmt: skip
-        running.append(server)
-        server.await_ready()
-        return Node(server.address, server.http)
-
-    yield begin
-    for server in running:
-        server.process.terminate()
-    for server in running:
-        try:
-            assert server.process.wait(PATIENCE) == 0, server.log.read_text()
-        finally:
-            with suppress(ProcessLookupError):
-                server.process.kill()
-            server.process.wait()
-            assert server.process.stdout is not None
-            server.process.stdout.close()
+    starts = Start(tmp_path)
+    yield starts
+    starts.stop()
 
 
 def test_what_one_node_has_taken_every_other_serves(start: Start) -> None:
@@ -173,6 +185,37 @@ def test_a_server_behind_nodes_of_both_engines(start: Start, server: Serve) -> N
     server(above.address)
     until(lambda: _answers(node, more), "upstream is asked again")
     fleet.hits(node, more)
+
+
+def test_writes_that_wait_are_sent_after_an_outage_and_a_restart(
+    start: Start, tmp_path: Path
+) -> None:
+    bucket = tmp_path / "bucket"
+    node = start("a", "--upstream-writes", "back")
+    with Client(node.grpc) as client:
+        client.upload(fresh(100))
+    until(lambda: _has_sent(node), "what is written is sent")
+    bucket.rename(tmp_path / "gone")
+    bucket.write_text("no directory any more")
+    made = fleet.build()
+    fleet.fill(node, made)
+    fleet.hits(node, made)
+    until(lambda: node.status()["unsent"]["entries"] > len(made.all), "the node says what waits")
+    assert b"\ncas_upstream_unsent_entries 1" in node.get("/metrics")[1]
+    start.stop(node)
+    bucket.unlink()
+    (tmp_path / "gone").rename(bucket)
+    # Whatever is configured by then.
+    node = start("a")
+    until(lambda: _has_sent(node), "what waited is sent")
+    told = node.status()["unsent"]
+    assert (told["sent"], told["lost"]) == (len(made.all) + 1, 0)
+    fleet.hits(start("b"), made)
+
+
+def _has_sent(node: Node) -> bool:
+    unsent = node.status()["unsent"]
+    return unsent["sent"] > 0 and not unsent["entries"]
 
 
 def test_what_is_no_object_store_is_refused_at_once(tmp_path: Path) -> None:

@@ -18,17 +18,21 @@ from pathlib import Path
 from cas import digest as digests
 from cas.digest import SHA256, Digest
 from cas.errors import CasError, NotFound
+from cas.index import unsent
 from cas.index.records import FILE
 from cas.reapi.instances import is_namespace_of
 from cas.store import directory, fsck, opening, scrub
+from cas.store.backlog import QueueLimits
 from cas.store.files import Files
 from cas.store.interface import Compression, Durability, NewAction
 from cas.store.janitor import Janitor, JanitorOptions
 from cas.store.layout import Layout
 from cas.store.local import LocalStore, StoreOptions, open_store
+from cas.store.pending import Pending, resolved
 from cas.store.reindex import reindex
 from cas.store.space import Space
 from cas.store.usage import Meter, SizeLimits
+from cas.upstream.draining import Drain
 
 
 def data(name: str, size: int) -> bytes:
@@ -58,7 +62,7 @@ class Child:
     index_seam: Callable[[str], None]
     acknowledge: Callable[..., None]
     """Tells the parent, before anything else happens: ("blob", name), ("action", result),
-    ("size", bytes of UPLOAD that are committed)."""
+    ("size", bytes of UPLOAD that are committed), ("queued", name or result)."""
 
     @property
     def layout(self) -> Layout:
@@ -69,7 +73,10 @@ class Child:
         return Files(self.file_seam)
 
     def open(
-        self, durability: Durability = "strict", compression: Compression = "none"
+        self,
+        durability: Durability = "strict",
+        compression: Compression = "none",
+        queue: QueueLimits | None = None,
     ) -> closing[LocalStore]:
         """The store; what opening it passes is a scenario of its own."""
         opened = False
@@ -84,7 +91,12 @@ class Child:
 
         store = open_store(
             self.directory,
-            StoreOptions(durability=durability, inline_threshold=16 << 10, compression=compression),
+            StoreOptions(
+                durability=durability,
+                inline_threshold=16 << 10,
+                compression=compression,
+                queue=queue,
+            ),
             files_seam=file_seam,
             index_seam=index_seam,
         )
@@ -225,6 +237,64 @@ def replace_action(child: Child) -> None:
         act(child, store, b"second")
 
 
+# --- upstream ----------------------------------------------------------------------------
+
+
+def queue(child: Child) -> None:
+    """A blob and an action result, acknowledged before they are upstream."""
+    with child.open(queue=QueueLimits()) as store:
+        child.put(store, "old")
+        child.acknowledge("queued", "old")
+        act(child, store, b"second")
+        child.acknowledge("queued", "second")
+
+
+def queue_some(child: Child) -> None:
+    with child.open(queue=QueueLimits()) as store:
+        for name in ("old", "small"):
+            child.put(store, name)
+            child.acknowledge("queued", name)
+        act(child, store, b"second")
+        child.acknowledge("queued", "second")
+
+
+@dataclass(slots=True)
+class Shelf:
+    """What is upstream: files that outlive whoever wrote them.  See `draining.Target`."""
+
+    directory: Path
+    store: LocalStore
+
+    def send(self, keys: list[bytes], /, *, sure: bool = False) -> Pending[None]:
+        for key in keys:
+            with closing(self.store.open(digests.from_key(key))) as blob:
+                content = bytearray(blob.size)
+                blob.read_into(memoryview(content), 0)
+            shelved(self.directory, key).write_bytes(content)
+        return resolved(None)
+
+    def send_action(
+        self, instance: str, digest: Digest, references: list[bytes], result: bytes, /
+    ) -> Pending[None]:
+        self.send(references)
+        shelved(self.directory, result).write_bytes(result)
+        return resolved(None)
+
+
+def shelved(directory: Path, name: bytes) -> Path:
+    """Where on the shelf a blob lies by its key, an action result by itself."""
+    (directory / "upstream").mkdir(exist_ok=True)
+    return directory / "upstream" / name.hex()
+
+
+def send(child: Child) -> None:
+    """The janitor's process sends what waits."""
+    with child.open() as store:
+        drain = Drain(store._index, Shelf(child.directory, store))
+        while unsent.waiting(store._index).entries:
+            time.sleep(min(0.001, drain.step()))
+
+
 # --- upkeep ------------------------------------------------------------------------------
 
 
@@ -354,6 +424,8 @@ SCENARIOS = {
     "an upload that pauses": Scenario(nothing, suspend),
     "a take-over": Scenario(nothing, take_over),
     "an action result": Scenario(some, replace_action),
+    "a write that is sent later": Scenario(nothing, queue),
+    "the sending of it": Scenario(queue_some, send),
     "scrub, of a file": Scenario(break_old, scrub_file, frozenset({"old"})),
     "scrub, of an inline blob": Scenario(break_small, scrub_file, frozenset({"small"})),
     "the janitor": Scenario(fill, evict, frozenset({"old", "small", "large", "action"})),

@@ -23,14 +23,15 @@ from typing import Any
 import pytest
 
 from cas.errors import CasError, DataLoss
-from cas.index import upkeep
+from cas.index import unsent, upkeep
+from cas.index.records import action_key
 from cas.store import fsck, opening, scrub
 from cas.store.directory import occupy, prepare
 from cas.store.files import Files
 from cas.store.layout import Layout
 from cas.store.local import LocalStore, open_store
 from tests.store.crash.scenarios import ACTION as ACTION_DIGEST
-from tests.store.crash.scenarios import BLOBS, NOW, SCENARIOS, UPLOAD, digest_of
+from tests.store.crash.scenarios import BLOBS, NOW, SCENARIOS, UPLOAD, digest_of, shelved
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = "tests.store.crash.forker"
@@ -247,6 +248,12 @@ def look(directory: Path, said: list[tuple[str, Any]], spoilt: frozenset[str], w
                 assert size >= last["size"], where
     layout = Layout(directory)
     with closing(opening.open_index(layout, Files())) as index:
+        waits = {entry.key for entry in unsent.page(index)}
+        for value in [value for kind, value in said if kind == "queued"]:
+            key, name = action_key("main", ACTION_DIGEST.key[:33]), value.encode()
+            if value in BLOBS:
+                key = name = digest_of(value).key
+            assert key in waits or shelved(directory, name).exists(), f"{value} {where}"
         for row in upkeep.rows(index):
             if not any(row.key == digest_of(name).key for name in spoilt & BLOBS.keys()):
                 assert not row.wrong, f"{row} {where}"
