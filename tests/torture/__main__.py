@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from cas.pb import remote_execution_pb2 as pb
 from cas.store.directory import prepare
 from cas.store.local import open_store
 from tests.conformance.client import Client
-from tests.torture.journal import Journal
+from tests.torture.journal import Blob, Journal
 from tests.torture.load import MIB, RECONNECT, TIMEOUT, Pace, Worker, check_action
 from tests.torture.server import ROOT, Server, free_port
 
@@ -42,6 +43,9 @@ MARGIN = 384 * MIB
 """Room for the new, beyond what may be acknowledged, within `--max-size`: small blobs, the index,
 uploads under way, what killed processes left.  Less than `OLD_BYTES`, so that the old must go;
 the new is younger than the minimum age, and has room."""
+
+AUDITORS = 4
+"""Blobs that the audit reads at once."""
 
 WAYS = {"worker": 55, "janitor": 20, "supervisor": 10, "all": 15}
 """What is killed, and how often of 100 times."""
@@ -105,13 +109,13 @@ def _torture(options: argparse.Namespace, seed: int, directory: Path) -> bool:
         for thread in threads:
             thread.join(2 * TIMEOUT)
     hanging = sum(thread.is_alive() for thread in threads)
-    _report_run(journal, kills, server, hanging)
-    audited = _audit(server, journal)
+    report_run(journal, kills, hanging)
+    audited = audit(server, journal)
     code = server.stop()
     evicted = _sum_logged(directory / "log", "evicted", "entries")
     print(f"evicted: {evicted:,} entries")
     print(f"stopped: exit code {code}; ready after {max(server.ready_seconds):.2f} s at most")
-    checked = _fsck(store)
+    checked = fsck(store)
     if options.keep or not (audited and checked):
         _tail(directory / "log")
     return audited and checked and code == 0 and not hanging and not journal.unexpected
@@ -155,7 +159,7 @@ def _kill(
     return kills
 
 
-def _report_run(journal: Journal, kills: Counter[str], server: Server, hanging: int) -> None:
+def report_run(journal: Journal, kills: Counter[str], hanging: int) -> None:
     print(f"kills: {kills.total()} ({', '.join(f'{n} {way}' for way, n in kills.items())})")
     done = ", ".join(f"{count:,} {name}" for name, count in sorted(journal.operations.items()))
     print(f"operations: {done}")
@@ -169,7 +173,7 @@ def _report_run(journal: Journal, kills: Counter[str], server: Server, hanging: 
         print(f"UNEXPECTED: {text}")
 
 
-def _audit(server: Server, journal: Journal) -> bool:
+def audit(server: Server, journal: Journal) -> bool:
     """Every acknowledgement, looked up and read back."""
     blobs = list({blob.hash: blob for blob in journal.blobs}.values())
     with Client(server.address, *RECONNECT) as client:
@@ -180,12 +184,15 @@ def _audit(server: Server, journal: Journal) -> bool:
             for digest in client.find_missing_blobs(request, timeout=TIMEOUT).missing_blob_digests:
                 journal.fault(journal.lost, f"audit: {digest.hash}/{digest.size_bytes} is missing")
         missing = {text.split()[1].partition("/")[0] for text in journal.lost}
-        for blob in blobs:
-            if blob.hash not in missing:
-                parts = client._read(bs.ReadRequest(resource_name=blob.name), timeout=TIMEOUT)
-                data = b"".join(part.data for part in parts)
-                if data != journal.data(blob.number, blob.size):
-                    journal.fault(journal.wrong, f"audit: {blob.hash}/{blob.size}")
+
+        def read(blob: Blob) -> None:
+            parts = client._read(bs.ReadRequest(resource_name=blob.name), timeout=TIMEOUT)
+            data = b"".join(part.data for part in parts)
+            if data != journal.data(blob.number, blob.size):
+                journal.fault(journal.wrong, f"audit: {blob.hash}/{blob.size}")
+
+        with ThreadPoolExecutor(AUDITORS) as pool:
+            list(pool.map(read, [blob for blob in blobs if blob.hash not in missing]))
         for digest, result in journal.actions.values():
             check_action(client, journal, digest, result)
     print(
@@ -207,7 +214,7 @@ def _await(client: Client) -> None:
         time.sleep(0.1)
 
 
-def _fsck(store: Path) -> bool:
+def fsck(store: Path) -> bool:
     """A check, a repair, and a check that must find nothing."""
     codes = []
     for arguments in ((), ("--repair",), ()):

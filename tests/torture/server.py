@@ -32,12 +32,15 @@ def free_port(dice: random.Random) -> int:
 class Server:
     """``cas serve``, started again and again on one directory and one port."""
 
-    def __init__(self, directory: Path, log: Path, port: int, *arguments: str) -> None:
+    def __init__(
+        self, directory: Path, log: Path, port: int, *arguments: str, **environ: str
+    ) -> None:
         self.directory = directory
         self.address = f"127.0.0.1:{port}"
         self.ready_seconds: list[float] = []
         self._log = log
         self._arguments = arguments
+        self._environ = {**os.environ, **environ}
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -50,6 +53,7 @@ class Server:
                     "--grpc", self.address, "--log-format", "json", *self._arguments,
                 ],
                 cwd=ROOT,
+                env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
