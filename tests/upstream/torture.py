@@ -14,8 +14,6 @@ Exit codes: 0 nothing lost, nothing wrong, and fsck clean after its repair; 1 ot
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import random
 import shutil
 import signal
@@ -24,11 +22,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cas.index import unsent
+from cas.store.files import Files
+from cas.store.layout import Layout
+from cas.store.opening import open_index
 from tests.torture.__main__ import audit, fsck, report_run
 from tests.torture.journal import Journal
 from tests.torture.load import MIB, TIMEOUT, Pace, Worker
@@ -51,20 +52,14 @@ WAYS = {"worker": 45, "janitor": 30, "supervisor": 10, "all": 15}
 @dataclass(frozen=True)
 class Node:
     server: Server
-    http: str
     journal: Journal
     directory: Path
 
     def waits(self) -> int:
         """How much is to be sent upstream."""
-        connection = http.client.HTTPConnection(self.http, timeout=TIMEOUT)
-        try:
-            connection.request("GET", "/status")
-            told: dict[str, Any] = json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
-        waiting: int = told["upstream"]["unsent"]["entries"]
-        return waiting
+        layout = Layout(self.directory)
+        with closing(open_index(layout, Files(), strict=False)) as index:
+            return unsent.waiting(index).entries
 
 
 def main() -> int:
@@ -143,16 +138,15 @@ def _torture(options: argparse.Namespace, seed: int, scratch: Path) -> bool:
 def _node(
     scratch: Path, name: str, seed: int, objects: ObjectStore, dice: random.Random, writes: str
 ) -> Node:
-    http_address = f"127.0.0.1:{free_port(dice)}"
     server = Server(
         scratch / name, scratch / f"{name}.log", free_port(dice),
-        "--http", http_address, "--workers", "2",
+        "--http", "none", "--workers", "2",
         "--upstream", "s3://bucket/team", "--upstream-endpoint", objects.endpoint,
         "--upstream-region", "here", "--upstream-timeout", "5", "--upstream-writes", writes,
         **CREDENTIALS,
     )  # fmt: skip
     journal = Journal(seed, scratch / f"{name}.journal")
-    return Node(server, http_address, journal, scratch / name)
+    return Node(server, journal, scratch / name)
 
 
 def _kill(
@@ -193,18 +187,14 @@ def _kill(
 
 def _drain(nodes: list[Node]) -> None:
     """The nodes start, send what waits, and end."""
+    waited = {node.directory.name: node.waits() for node in nodes}
     for node in nodes:
         node.server.start()
-    time.sleep(1.0)
-    waited = {node.directory.name: node.waits() for node in nodes}
     began = time.monotonic()
-    # Told once a second: what was told before the last second does not count.
-    quiet = 0
-    while quiet < 3:
-        quiet = 0 if any(node.waits() for node in nodes) else quiet + 1
+    while any(node.waits() for node in nodes):
         if time.monotonic() - began > DRAINS:
             raise RuntimeError(f"{[node.waits() for node in nodes]} entries are not sent yet")
-        time.sleep(1.0)
+        time.sleep(0.5)
     print(f"waited for the restart: {waited}; sent within {time.monotonic() - began:.0f} s")
     for node in nodes:
         if node.server.stop():
