@@ -66,8 +66,11 @@ class Counted(NamedTuple):
 class Counter:
     """Passes on what is said to an address, and counts HTTP/1.1's requests by their lengths."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, rate: float = 0) -> None:
+        """With a `rate`, bytes a second of all answers together, it is a line of so much."""
         self._target = port
+        self._rate = rate
+        self._free_at = 0.0
         self._reads = self._writes = self._up = self._down = 0
         self._loop = asyncio.new_event_loop()
         self._begun = threading.Event()
@@ -119,6 +122,12 @@ class Counter:
         while data := await there.read(1 << 18):
             # Heads of answers are counted with their bodies.
             self._down += len(data)
+            if self._rate:
+                now = self._loop.time()
+                self._free_at = max(now, self._free_at) + len(data) / self._rate
+                # Timers are no finer than a millisecond.
+                if self._free_at - now > 0.002:
+                    await asyncio.sleep(self._free_at - now)
             writer.write(data)
             await writer.drain()
         writer.close()
@@ -261,10 +270,12 @@ def digests(stage: Stage) -> None:
                         )
 
 
-def cold(stage: Stage, rounds: int) -> None:
-    """Straight to the object store: what counts would be what is measured."""
+def cold(stage: Stage, rounds: int, line: float) -> None:
+    """Straight to the object store, where what counts would be what is measured; or by a line of so
+    many bytes a second."""
     large = [fresh(64 * MIB) for _ in range(rounds)]
-    endpoint = f"127.0.0.1:{stage.objects.port}"
+    port = Counter(stage.objects.port, line).port if line else stage.objects.port
+    endpoint = f"127.0.0.1:{port}"
     with stage.ours("fills", endpoint=endpoint) as node, Client(node.address) as client:
         for blob in large:
             client.upload(blob)
@@ -337,6 +348,9 @@ def main() -> int:
     parser.add_argument("--bazel-remote", help="the peer's program (default: no peer)")
     parser.add_argument("--actions", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=7, help="of the cold read")
+    parser.add_argument(
+        "--line", type=float, default=0, help="Mbit/s between nodes and the object store, for that"
+    )
     options = parser.parse_args()
     what = options.what or ["build", "digests", "cold"]
     with tempfile.TemporaryDirectory(prefix="cas-upstream-") as name, ExitStack() as running:
@@ -346,7 +360,7 @@ def main() -> int:
         if "digests" in what:
             digests(stage)
         if "cold" in what:
-            cold(stage, options.rounds)
+            cold(stage, options.rounds, options.line * 1e6 / 8)
     sys.stdout.flush()
     # obstore's threads end with the process, not before.
     os._exit(0)

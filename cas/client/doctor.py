@@ -34,6 +34,8 @@ ROUND_TRIPS = 10
 FAR_SECONDS = 0.1
 """Round trips that make a build wait more for its cache than for itself."""
 
+LATE_SECONDS = 60.0
+"""A write that waits longer to be sent upstream is told of."""
 SKEW_SECONDS = 60.0
 """Certificates and tokens begin to fail; the newest save is no longer the newest."""
 
@@ -304,6 +306,9 @@ async def upstream(client: AsyncClient) -> Finding | None:
     if not isinstance(told, dict) or not told.get("url"):
         return None
     where = str(told["url"])
+    unsent = told.get("unsent") or {}
+    waits, age = unsent.get("entries", 0), unsent.get("oldest_seconds", 0.0)
+    waiting = f"; {waits:,} writes wait to be sent, the oldest for {age:.0f} s" if waits else ""
     if told.get("down"):
         since = told.get("down_since")
         lasted = f", for {max(0.0, time.time() - since):.0f} s" if since else ""
@@ -311,11 +316,15 @@ async def upstream(client: AsyncClient) -> Finding | None:
             "upstream",
             "failed",
             f"{where} cannot be had{lasted}: blobs and action results of this node alone are "
-            "served, and nothing is taken",
+            f"served, and what is written waits or fails{waiting}",
             "the server's log says why, in the line `upstream fails`",
         )
     fetched, asked = told.get("fetched_blobs", 0), told.get("requests", 0)
-    return Finding("upstream", "ok", f"{where}: {fetched:,} blobs fetched, {asked:,} requests")
+    detail = f"{where}: {fetched:,} blobs fetched, {asked:,} requests{waiting}"
+    if age >= LATE_SECONDS:
+        advice = "upstream takes less than is written: the server's log and metrics tell more"
+        return Finding("upstream", "warning", detail, advice)
+    return Finding("upstream", "ok", detail)
 
 
 async def _other_protocol(remote: Remote) -> str:

@@ -129,5 +129,9 @@ def test_what_lies_behind_is_told() -> None:
         assert down is not None
         assert down.verdict == "failed"
         assert "s3://b cannot be had, for 10" in down.detail
+        late = await told({"url": "s3://b", "unsent": {"entries": 3, "oldest_seconds": 90.0}})
+        assert late is not None
+        assert late.verdict == "warning"
+        assert "3 writes wait to be sent, the oldest for 90 s" in late.detail
 
     asyncio.run(test())
