@@ -27,6 +27,9 @@ DESCRIPTION = """\
 Compares the index with the files, both ways, and tells what is wrong; with --repair, mends it.
 No server may run on the directory. Blobs' bytes are not read: `cas scrub` does that.
 
+With --forget-unsent, nothing waits any more to be sent upstream: for a store whose upstream is
+gone for good. What waited stays here, and may be evicted as all else.
+
 Prints one line for each thing found, then a summary.
 
 Exit codes: 0 nothing wrong is left, 1 something is, or the check could not be made, 2 a wrong
@@ -38,18 +41,22 @@ def add(commands: Commands) -> None:
     """Adds the command's parser."""
     parser = store.add_parser(commands, "fsck", "check a store, and repair it", DESCRIPTION)
     parser.add_argument("--repair", action="store_true", help="mend what is found")
-    parser.set_defaults(run=run, flags=["--dir", "--config", "--repair"])
+    parser.add_argument(
+        "--forget-unsent", action="store_true", help="drop the queue of what is to go upstream"
+    )
+    parser.set_defaults(run=run, flags=["--dir", "--config", "--repair", "--forget-unsent"])
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Checks; the exit code."""
     layout = store.layout(options, environ)
     with closing(directory.occupy(layout.root)):
-        return _apart(lambda: _check(layout, options.repair))
+        return _apart(lambda: _check(layout, options.repair, options.forget_unsent))
 
 
-def _check(layout: Layout, repair: bool) -> int:
+def _check(layout: Layout, repair: bool, forget_unsent: bool) -> int:
     # Not before the fork: LMDB's environments belong to the process that opened them.
+    from cas.index import unsent
     from cas.store import fsck, opening
 
     files = Files()
@@ -60,10 +67,13 @@ def _check(layout: Layout, repair: bool) -> int:
         print(f"{finding.kind}: {finding.what}" + (finding.repair and f" ({finding.repair})"))
 
     with closing(opening.open_index(layout, files)) as index:
+        forgotten = unsent.forget(index) if forget_unsent else None
         report = fsck.check(
             layout, index, files, repair=repair, now=time.time(), tell=tell, progress=progress
         )
     progress.clear()
+    if forgotten is not None:
+        print(f"{forgotten:,} writes will not be sent upstream")
     _summarize(report)
     return 1 if report.left else 0
 

@@ -64,6 +64,15 @@ def page(index: Index, after: int = -1) -> list[Unsent]:
     return out
 
 
+def forget(index: Index) -> int:
+    """Has nothing wait any more; how many did."""
+    forgotten = 0
+    while found := page(index):
+        index.sent([entry.serial for entry in found])
+        forgotten += len(found)
+    return forgotten
+
+
 def serials(index: Index) -> set[int]:
     """Of all that waits: what eviction leaves alone.  About 0.5 µs and 60 bytes each."""
     with index.reading() as tables:

@@ -14,9 +14,10 @@ import pytest
 from cas import digest as digests
 from cas.cli.progress import Progress
 from cas.digest import FUNCTIONS
+from cas.store.backlog import QueueLimits
 from cas.store.directory import prepare
 from cas.store.layout import Layout
-from cas.store.local import open_store
+from cas.store.local import StoreOptions, open_store
 from tests.cli.test_app import cas
 
 LARGE = os.urandom(150_000)
@@ -50,6 +51,23 @@ def test_fsck_tells_repairs_and_is_content(directory: Path) -> None:
     assert f"orphan file: {orphan} (entered)" in ended.stdout
     assert "all repaired" in ended.stdout
     assert cas("fsck", "--dir", str(directory)).returncode == 0
+
+
+def test_fsck_forgets_what_waits_to_be_sent(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    options = StoreOptions(queue=QueueLimits())
+    with closing(prepare(path)), closing(open_store(path, options)) as store:
+        for size in range(300):
+            data = bytes(size + 1)
+            store.put([(digests.of(data), data)])[0].wait(30)
+    assert json.loads(cas("stat", "--json", "--dir", str(path)).stdout)["unsent"]["count"] == 300
+    ended = cas("fsck", "--forget-unsent", "--dir", str(path))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[0] == "300 writes will not be sent upstream"
+    assert ended.stdout.splitlines()[-1] == "clean"
+    figures = json.loads(cas("stat", "--json", "--dir", str(path)).stdout)
+    assert figures["unsent"] == {"count": 0, "bytes": 0}
+    assert figures["inline_blobs"]["count"] == 300 + len(FUNCTIONS)
 
 
 def test_fsck_and_reindex_refuse_beside_a_server(directory: Path) -> None:

@@ -213,6 +213,20 @@ def test_writes_that_wait_are_sent_after_an_outage_and_a_restart(
     fleet.hits(start("b"), made)
 
 
+def test_writes_that_wait_are_sent_to_a_server_too(start: Start, server: Serve) -> None:
+    above = server()
+    at = ("--upstream", f"grpc://{above.address}", "--workers", "1")
+    node = start("a", *at, "--upstream-writes", "back")
+    above.process.terminate()
+    above.process.wait(PATIENCE)
+    made = fleet.build()
+    fleet.fill(node, made)
+    until(lambda: node.status()["unsent"]["entries"] > len(made.all), "the node says what waits")
+    server(above.address)
+    until(lambda: _has_sent(node), "what waited is sent")
+    fleet.hits(start("b", *at), made)
+
+
 def _has_sent(node: Node) -> bool:
     unsent = node.status()["unsent"]
     return unsent["sent"] > 0 and not unsent["entries"]
