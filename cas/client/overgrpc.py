@@ -91,6 +91,12 @@ _OPTIONS = (
 )
 
 
+_NOT_TOLD_YET = "Internal error from Core"
+"""What grpc.aio says of a write to a call that had ended, until it learns how it did, mostly."""
+_LOOKS = 20
+_LOOK_SECONDS = 0.01
+
+
 def error_of(number: int, message: str) -> CasError:
     """The exception for a status; `number` is google.rpc.Code's."""
     code = _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
@@ -279,7 +285,10 @@ class GrpcWire:
                 answer = await call
             return int(answer.committed_size)
         except grpc.RpcError as error:
-            raise self._error(error) from None
+            if error.details() != _NOT_TOLD_YET:
+                raise self._error(error) from None
+            answer = await self._translated(lambda: _ended(call))
+            return int(answer.committed_size)
         except asyncio.InvalidStateError:
             # The call ended while it was written to: with an answer (the blob is there by now),
             # or with an error that its await raises.
@@ -376,3 +385,15 @@ def _channel(remote: Remote, credentials: Credentials) -> grpc.aio.Channel:
         ),
         options=options,
     )
+
+
+async def _ended(call: Any) -> Any:
+    """The answer of a call that ended while it was written to, or the error that it ended with."""
+    for _ in range(_LOOKS):
+        try:
+            return await call
+        except grpc.RpcError as error:
+            if error.details() != _NOT_TOLD_YET:
+                raise
+        await asyncio.sleep(_LOOK_SECONDS)
+    return await call

@@ -384,14 +384,14 @@ class TestOutages:
         digest = digests.of(data)
         with Line(upstream.address) as line:
             if way == "up":
-                line.cut_after(up=10 * MIB)
+                line.cut_after(up=20 * MIB)
                 put(node(line.address).store, data)
-                assert line.carried["up"] < 30 * MIB
+                assert line.carried["up"] < 38 * MIB
             else:
                 put(node(upstream.address).store, data)
-                line.cut_after(down=10 * MIB)
+                line.cut_after(down=20 * MIB)
                 assert fetched(node(line.address).store, digest) == data
-                assert line.carried["down"] < 30 * MIB
+                assert line.carried["down"] < 38 * MIB
             assert line.cuts == 1
 
 
