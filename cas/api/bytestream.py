@@ -24,7 +24,7 @@ from cas.api.status import guarded
 from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NoSpace, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as pb
-from cas.reapi.blobs import arrived, has_room, kept, open_beyond, read_later
+from cas.reapi.blobs import arrived, has_room, kept, opened, read_later
 from cas.store.coming import Coming
 from cas.store.interface import Blob, BlobStore, Buffer, Upload
 from cas.zstd import Packer, unpack
@@ -103,10 +103,7 @@ class ByteStream:
                 await context.write(wire.read_response(part))
             return
         # A blob that is not there is NOT_FOUND even if nothing of it would be read.
-        try:
-            blob = self._store.open(digest)
-        except NotFound:
-            blob = await open_beyond(self._store, self._runtime, digest)
+        blob = await opened(self._store, self._runtime, digest)
         self._reads += 1
         try:
             await self._send(blob, offset, end, context)
@@ -122,10 +119,7 @@ class ByteStream:
         if data is not None:
             await context.write(wire.read_response(self._packer.pack(data[offset:])))
             return
-        try:
-            blob = self._store.open(digest)
-        except NotFound:
-            blob = await open_beyond(self._store, self._runtime, digest)
+        blob = await opened(self._store, self._runtime, digest)
         self._reads += 1
         try:
             packed = blob.packed() if offset == 0 else None

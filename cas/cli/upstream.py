@@ -99,11 +99,10 @@ async def _scrubbed(loaded: config.Config, sample: int) -> int:
     import random
 
     from cas.server import stores
-    from cas.upstream.asking import Asking, Patience
+    from cas.upstream.asking import Asking
     from cas.upstream.checking import scrub
 
-    patience = Patience(loaded.upstream_timeout, loaded.upstream_concurrency)
-    asking = Asking(stores.objects_of(loaded), patience)
+    asking = Asking(stores.objects_of(loaded), stores.patience(loaded))
     functions = loaded.digest_functions.all
     blobs = size = bad = 0
     async for checked in scrub(asking, sample, random.Random(), functions):

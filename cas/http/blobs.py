@@ -18,9 +18,9 @@ from cas.http.context import Context, Reply
 from cas.http.headers import Span
 from cas.http.paths import Target
 from cas.http.sending import WORTHWHILE, Stream, compress, is_worthwhile
-from cas.reapi.blobs import kept, open_beyond
+from cas.reapi.blobs import kept, opened
 from cas.store.coming import Coming
-from cas.store.interface import Blob, Found
+from cas.store.interface import Found
 
 COMPRESSED_FROM = 1024
 """Smaller blobs are not worth compressing, bytes."""
@@ -44,13 +44,6 @@ async def _beyond(context: Context, target: Target) -> Found:
     if digest is None:
         raise NotFound(f"no blob has the hash {target.key}")
     return Found(digest, None)
-
-
-async def _open(context: Context, digest: Digest) -> Blob:
-    try:
-        return context.store.open(digest)
-    except NotFound:
-        return await open_beyond(context.store, context.runtime, digest)
 
 
 async def write(context: Context, request: BaseRequest, target: Target) -> Reply:
@@ -106,7 +99,9 @@ async def content(
         fields += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.end - 1, digest.size)
         if data is not None:
             return Answer(206, fields, data[span.start : span.end])
-        return Stream(context.runtime, await _open(context, digest), 206, fields, span)
+        return Stream(
+            context.runtime, await opened(context.store, context.runtime, digest), 206, fields, span
+        )
     fields += b"Accept-Ranges: bytes\r\n"
     as_zstd = (
         compressible
@@ -120,7 +115,7 @@ async def content(
         return Answer(200, fields, data)
     if request.method == "HEAD":
         return Answer(200, fields, length=digest.size)
-    blob = await _open(context, digest)
+    blob = await opened(context.store, context.runtime, digest)
     try:
         stored = blob.packed() if as_zstd else None
         if stored is not None:

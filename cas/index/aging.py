@@ -80,8 +80,8 @@ def dead_actions(index: Index, prefix: bytes, after: bytes, written_before: int)
         while found and seen < ACTIONS_PAGE and cursor.key().startswith(prefix):
             key = cursor.key()
             seen += 1
-            packed = tables.txn.get(_place(cursor.value()), db=tables.data)
             place = _place(cursor.value())
+            packed = tables.txn.get(place, db=tables.data)
             if packed is not None and _is_dead(tables, place, packed, written_before):
                 dead.append((key, packed))
             found = cursor.next()

@@ -176,6 +176,12 @@ def action_key(instance: str, hash_key: bytes) -> bytes:
     return b"\0" + instance.encode() + b"\0" + hash_key
 
 
+def split_action_key(key: bytes) -> tuple[str, bytes]:
+    """The instance and the `hash_key` that an `action_key` was made of."""
+    instance, _, hash_key = key[1:].partition(b"\0")
+    return instance.decode(), hash_key
+
+
 class ValueRecord(NamedTuple):
     """A value as it is stored."""
 

@@ -34,6 +34,14 @@ async def read_whole(store: BlobStore, runtime: Runtime, digest: Digest) -> byte
         blob.close()
 
 
+async def opened(store: BlobStore, runtime: Runtime, digest: Digest) -> Blob:
+    """A blob, from here or from what lies behind.  Raises as `open_beyond`."""
+    try:
+        return store.open(digest)
+    except NotFound:
+        return await open_beyond(store, runtime, digest)
+
+
 async def open_beyond(store: BlobStore, runtime: Runtime, digest: Digest) -> Blob:
     """A blob that the store lacks, from what lies behind it.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cas.upstream.objects import Aging, Objects
     from cas.upstream.store import TieredStore
     from cas.upstream.sweep import Sweep
+    from cas.upstream.trying import Patience
 
 log = logging.getLogger("cas.server")
 
@@ -92,14 +93,13 @@ def _tiered(local: LocalStore, config: Config, metrics: Metrics, *, back: bool) 
     # Imported here: a node of its own has no use for any of it.
     from cas.upstream.memory import MemoryOptions, SharedOptions
     from cas.upstream.opening import TierOptions, open_before, open_tier
-    from cas.upstream.trying import Patience
 
     shared = None
     if config.upstream_index:
         where = f"{config.upstream_endpoint} {config.upstream}"
         shared = SharedOptions(config.upstream_index, where, config.upstream_index_age)
     options = TierOptions(
-        Patience(config.upstream_timeout, config.upstream_concurrency),
+        patience(config),
         MemoryOptions(
             config.upstream_remembered, config.upstream_remember, config.upstream_remember_absent
         ),
@@ -130,13 +130,19 @@ def open_sweep(config: Config, index: Index, files: Files, metrics: Metrics) -> 
     """What tells upstream of what is used here; None where nobody is to be told."""
     if not config.upstream or is_server(config.upstream) or not config.upstream_renew:
         return None
-    from cas.upstream.asking import Asking, Patience
+    from cas.upstream.asking import Asking
     from cas.upstream.counts import Counts
     from cas.upstream.sweep import Sweep
 
-    patience = Patience(config.upstream_timeout, config.upstream_concurrency)
-    asking = Asking(renewing(config), patience, Counts(metrics))
+    asking = Asking(renewing(config), patience(config), Counts(metrics))
     return Sweep(Layout(config.dir), index, files, asking, config.upstream_renew)
+
+
+def patience(config: Config) -> Patience:
+    """How long upstream is waited for."""
+    from cas.upstream.trying import Patience
+
+    return Patience(config.upstream_timeout, config.upstream_concurrency)
 
 
 def renewing(config: Config) -> Objects:

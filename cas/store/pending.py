@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -72,6 +73,31 @@ class Pending(Generic[T]):
             except IndexError:
                 return
             callback()
+
+
+def then(first: Pending[S], work: Callable[[S], Pending[T]]) -> Pending[T]:
+    """What `work` makes of the result comes to, in the thread that brings it; fails as `first`
+    does, or with what `work` raises."""
+    out: Pending[T] = Pending()
+
+    def settle(came: Pending[T]) -> None:
+        try:
+            value = came.result()
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            out.fail(error)
+        else:
+            out.resolve(value)
+
+    def go_on() -> None:
+        try:
+            came = work(first.result())
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            out.fail(error)
+        else:
+            came.add_done_callback(lambda: settle(came))
+
+    first.add_done_callback(go_on)
+    return out
 
 
 def resolved(value: T) -> Pending[T]:

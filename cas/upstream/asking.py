@@ -15,8 +15,6 @@ from cas.upstream.objects import Broken, Entry, Objects
 from cas.upstream.patience import Breaker
 from cas.upstream.trying import Patience, Trying
 
-__all__ = ["Asking", "Patience"]
-
 
 class Asking:
     """See `objects.Objects`."""

@@ -18,7 +18,7 @@ from cas.errors import NotFound
 from cas.index.records import action_key
 from cas.store.interface import NewAction
 from cas.store.local import LocalStore
-from cas.store.pending import Pending, resolved
+from cas.store.pending import Pending, resolved, then
 from cas.upstream.memory import Memory, MemoryOptions
 
 
@@ -76,19 +76,11 @@ class Back:
         keys: Sequence[bytes],
         look: Callable[[], None] = lambda: None,
     ) -> Pending[None]:
-        out: Pending[None] = Pending()
-
-        def note() -> None:
-            try:
-                committed.result()
-                look()
-            except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-                out.fail(error)
-                return
+        def note(_: None) -> Pending[None]:
+            look()
             with self._lock:
                 for key in keys:
                     self._queued.add(key)
-            out.resolve(None)
+            return resolved(None)
 
-        committed.add_done_callback(note)
-        return out
+        return then(committed, note)

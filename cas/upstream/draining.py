@@ -23,7 +23,7 @@ from cas.digest import BY_CODE, Digest
 from cas.errors import CasError, DataLoss, InvalidArgument, NotFound, StoreClosed, Unavailable
 from cas.index import unsent
 from cas.index.lmdb import Index
-from cas.index.records import cut_action
+from cas.index.records import cut_action, split_action_key
 from cas.index.unsent import Unsent
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
@@ -211,10 +211,10 @@ class Drain:
             action = cut_action(packed)
         except DataLoss as error:
             return failed(error)
-        instance, _, hashed = key[1:].partition(b"\0")
+        instance, hashed = split_action_key(key)
         # No name of an action has its size.
         digest = digests.make(BY_CODE[hashed[0]], hashed[1:], 0)
-        return self._target.send_action(instance.decode(), digest, action.references, action.result)
+        return self._target.send_action(instance, digest, action.references, action.result)
 
     # --- what is told --------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from cas.digest import Digest
 from cas.store.coming import Coming
-from cas.store.pending import Pending, resolved
+from cas.store.pending import Pending, resolved, then
 
 WINDOW = 4 << 20
 """Newest bytes that are kept in memory, with all that is not staged yet."""
@@ -167,19 +167,12 @@ class ComingBlob(Coming):
         flight = self._flight
         if offset < flight.readable + AHEAD:
             return flight.ready(offset)
-        fetched = self._fetch(flight.digest, offset, min(self.size, offset + PART))
-        out: Pending[None] = Pending()
 
-        def came() -> None:
-            try:
-                self._part = (offset, fetched.result())
-            except Exception as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
-                out.fail(error)
-            else:
-                out.resolve(None)
+        def came(part: bytes) -> Pending[None]:
+            self._part = (offset, part)
+            return resolved(None)
 
-        fetched.add_done_callback(came)
-        return out
+        return then(self._fetch(flight.digest, offset, min(self.size, offset + PART)), came)
 
     def piece(self, offset: int) -> memoryview | None:
         return self._flight.piece(offset)

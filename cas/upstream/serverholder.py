@@ -16,6 +16,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn, TypeVar
 
@@ -106,9 +107,7 @@ class ServerHolder:
         self._remote = remote
         self._one_instance = instance
         if instance is not None:
-            remote = Remote(
-                remote.http, remote.tls, remote.host, remote.port, remote.socket, instance
-            )
+            remote = replace(remote, instance=instance)
         credentials = Credentials(ca=files.ca, certificate=files.certificate, key=files.key)
         self._base = remote.instance
         self._wire = GrpcWire(remote, credentials, identity)

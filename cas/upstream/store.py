@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cas.digest import Digest, Function
-from cas.store.interface import Buffer, NewAction, Spool, Upload
+from cas.store.interface import Buffer, Spool, Upload
 from cas.store.local import LocalStore
 from cas.store.pending import Pending
 from cas.upstream.tier import Tier
@@ -39,36 +39,24 @@ class TieredStore:
         self.drop_value = local.drop_value
         self.action = local.action
         self.drop_action = local.drop_action
+        self.put_action = tier.put_action
         self.inline_threshold = local.inline_threshold
 
     def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
         written = self._local.put(blobs)
-        if not self.beyond.sends:
-            return written
         return [
             self.beyond.after(pending, digest)
             for pending, (digest, _) in zip(written, blobs, strict=True)
         ]
 
     def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> Upload:
-        upload = self._local.upload(name, digest, offset, data)
-        return _Upload(upload, self.beyond) if self.beyond.sends else upload
+        return _Upload(self._local.upload(name, digest, offset, data), self.beyond)
 
     def gather(self, name: str, digest: Digest, /) -> Upload:
-        upload = self._local.gather(name, digest)
-        return _Upload(upload, self.beyond) if self.beyond.sends else upload
+        return _Upload(self._local.gather(name, digest), self.beyond)
 
     def spool(self, function: Function, size: int | None, /) -> Spool:
-        spool = self._local.spool(function, size)
-        return _Spool(spool, self.beyond) if self.beyond.sends else spool
-
-    def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
-        if self.beyond.back is not None:
-            return self.beyond.back.put_action(instance, digest, action)
-        committed = self._local.put_action(instance, digest, action)
-        if not self.beyond.sends:
-            return committed
-        return self.beyond.after_action(committed, instance, digest, action)
+        return _Spool(self._local.spool(function, size), self.beyond)
 
     def close(self) -> None:
         """*Blocking.*  What is under way upstream ends; the local store is its opener's."""

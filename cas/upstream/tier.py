@@ -35,7 +35,7 @@ from cas.errors import (
 from cas.store.coming import Staging
 from cas.store.interface import Blob, NewAction
 from cas.store.local import LocalStore
-from cas.store.pending import Pending, resolved
+from cas.store.pending import Pending, resolved, then
 from cas.store.uploads import LocalUpload
 from cas.upstream.back import Back
 from cas.upstream.checking import check
@@ -438,20 +438,11 @@ class Tier:
 
     def after(self, committed: Pending[None], digest: Digest) -> Pending[None]:
         """What a write comes to: its local commit, and then its object."""
+        if not self.sends:
+            return committed
         if self.back is not None:
             return self.back.after(committed, digest)
-        out: Pending[None] = Pending()
-
-        def send() -> None:
-            try:
-                committed.result()
-            except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-                out.fail(error)
-                return
-            _pass_on(self.send([digest.key]), out)
-
-        committed.add_done_callback(send)
-        return out
+        return then(committed, lambda _: self.send([digest.key]))
 
     async def _keep(self, asked: Iterable[bytes], *, sure: bool = False) -> None:
         wanted = [key for key in dict.fromkeys(asked) if sure or not self._memory.has(key)]
@@ -530,28 +521,21 @@ class Tier:
     def served_action(self) -> None:
         self._counts.actions.add()
 
-    def after_action(
-        self, committed: Pending[None], instance: str, digest: Digest, action: NewAction
-    ) -> Pending[None]:
-        """As `after`, for an action result: all that it names goes first.  One that lacks a
-        blob, here and upstream, stays here."""
-        out: Pending[None] = Pending()
+    def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
+        """A write's action result, acknowledged as `after` has it: all that it names goes first.
+        One that lacks a blob, here and upstream, stays here."""
+        if self.back is not None:
+            return self.back.put_action(instance, digest, action)
+        committed = self._local.put_action(instance, digest, action)
+        if not self.sends:
+            return committed
 
         async def send() -> None:
             # Of use to nobody yet; whoever completes it sends it again.
             with suppress(NotFound):
                 await self._send_action(instance, digest, action.references, action.result)
 
-        def begin() -> None:
-            try:
-                committed.result()
-            except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-                out.fail(error)
-                return
-            _pass_on(self._loop.run(send), out)
-
-        committed.add_done_callback(begin)
-        return out
+        return then(committed, lambda _: self._loop.run(send))
 
     def send_action(
         self, instance: str, digest: Digest, references: Sequence[bytes], result: bytes, /
@@ -579,16 +563,6 @@ class Tier:
             self._results[name] = known
             if len(self._results) > MAX_RESULTS:
                 del self._results[next(iter(self._results))]
-
-
-def _pass_on(came: Pending[None], out: Pending[None]) -> None:
-    def ended() -> None:
-        try:
-            out.resolve(came.result())
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-            out.fail(error)
-
-    came.add_done_callback(ended)
 
 
 def _upload_name(digest: Digest) -> str:

@@ -77,6 +77,9 @@ def test_a_record_cut_short_before_its_result_is_data_loss(record: Any, cut: int
 
 def test_actions_and_blobs_never_share_a_key() -> None:
     assert records.action_key("a/b", digests.of(b"x").key[:33])[0] == 0
+    for instance in ("", "a/b", "ä"):
+        made = records.action_key(instance, digests.of(b"x").key[:33])
+        assert records.split_action_key(made) == (instance, digests.of(b"x").key[:33])
     assert all(function.code > 0 for function in digests.FUNCTIONS)
 
 

@@ -11,9 +11,9 @@ import pytest
 from cas.metrics.instruments import Metrics
 from cas.store.directory import prepare
 from cas.store.local import LocalStore, open_store
-from cas.upstream.asking import Patience
 from cas.upstream.opening import TierOptions, open_tier
 from cas.upstream.store import TieredStore
+from cas.upstream.trying import Patience
 from tests.shelves import Shelves
 from tests.upstream.bucket import Bucket
 

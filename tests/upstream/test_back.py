@@ -29,11 +29,11 @@ from cas.store.space import Space
 from cas.store.stat import Amount, take
 from cas.store.usage import Meter, SizeLimits
 from cas.store.verifying import VerifyingStore
-from cas.upstream.asking import Patience
 from cas.upstream.draining import Drain
 from cas.upstream.objects import Refused
 from cas.upstream.opening import TierOptions, open_tier
 from cas.upstream.patience import Breaker
+from cas.upstream.trying import Patience
 from tests.upstream.bucket import Bucket
 from tests.upstream.test_tier import PATIENCE, name_of, put, read, some_bytes, until
 
@@ -160,9 +160,7 @@ class TestWrites:
     def test_what_was_here_before_waits_once_it_is_written_again(
         self, tmp_path: Path, bucket: Bucket
     ) -> None:
-        digest = digests.of(b"old")
-        with closing(prepare(tmp_path / "b")), closing(open_store(tmp_path / "b")) as alone:
-            alone.put([(digest, b"old")])[0].wait(PATIENCE)
+        digest = _kept_alone(tmp_path / "b", b"old")
         with closing(Node(tmp_path / "b", bucket)) as node:
             assert node.waiting == 0
             node.store.beyond.keep([digest.key]).wait(PATIENCE)
@@ -177,9 +175,7 @@ class TestWrites:
     def test_what_an_action_result_names_waits_with_it(
         self, tmp_path: Path, bucket: Bucket
     ) -> None:
-        digest = digests.of(b"old")
-        with closing(prepare(tmp_path / "b")), closing(open_store(tmp_path / "b")) as alone:
-            alone.put([(digest, b"old")])[0].wait(PATIENCE)
+        digest = _kept_alone(tmp_path / "b", b"old")
         with closing(Node(tmp_path / "b", bucket)) as node:
             node.act(b"result", digest)
             assert node.waiting == 2
@@ -435,6 +431,14 @@ class TestUpkeep:
                 assert tables.unsent is None
             assert unsent.waiting(alone._index) == (0, 0)
             assert unsent.page(alone._index) == []
+
+
+def _kept_alone(directory: Path, data: bytes) -> Digest:
+    """Written by a server without an upstream."""
+    digest = digests.of(data)
+    with closing(prepare(directory)), closing(open_store(directory)) as alone:
+        alone.put([(digest, data)])[0].wait(PATIENCE)
+    return digest
 
 
 def evict_all(node: Node) -> None:

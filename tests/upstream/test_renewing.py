@@ -22,11 +22,12 @@ from cas.store.interface import NewAction
 from cas.store.layout import Layout
 from cas.store.local import LocalStore, open_store
 from cas.upstream import keys
-from cas.upstream.asking import Asking, Patience
+from cas.upstream.asking import Asking
 from cas.upstream.objects import Refused
 from cas.upstream.opening import open_tier
 from cas.upstream.renewing import Renewing
 from cas.upstream.sweep import MOST, Sweep, object_of
+from cas.upstream.trying import Patience
 from tests.upstream.bucket import Bucket
 from tests.upstream.conftest import OPTIONS
 from tests.upstream.test_tier import put, some_bytes, until

@@ -14,9 +14,10 @@ from cas import digest as digests
 from cas.digest import BLAKE3, SHA256
 from cas.errors import Unavailable
 from cas.upstream import keys
-from cas.upstream.asking import Asking, Patience
+from cas.upstream.asking import Asking
 from cas.upstream.checking import Checked, scrub
 from cas.upstream.objects import Refused
+from cas.upstream.trying import Patience
 from tests.server.serving import PATIENCE, ROOT
 from tests.upstream.bucket import Bucket
 from tests.upstream.test_tier import some_bytes

@@ -15,7 +15,6 @@ from cas.errors import DataLoss, NoSpace, NotFound, Unavailable
 from cas.store.coming import Coming
 from cas.store.interface import Blob, NewAction
 from cas.store.uploads import LocalUpload
-from cas.upstream.asking import Patience
 from cas.upstream.landing import UNSTAGED
 from cas.upstream.memory import MemoryOptions
 from cas.upstream.objects import Broken, Refused
@@ -23,6 +22,7 @@ from cas.upstream.opening import TierOptions
 from cas.upstream.patience import COOL_SECONDS, Breaker
 from cas.upstream.store import TieredStore
 from cas.upstream.tier import BROUGHT
+from cas.upstream.trying import Patience
 from tests.upstream.bucket import Bucket
 from tests.upstream.conftest import OPTIONS, Node
 
@@ -82,6 +82,20 @@ def name_of(digest: Digest) -> str:
 
 def present(store: TieredStore, keys: Sequence[Digest], *, sure: bool = False) -> set[bytes]:
     return store.beyond.present([digest.key for digest in keys], sure=sure).wait(PATIENCE)
+
+
+@pytest.fixture
+def moves(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set the disk takes nothing of what is staged."""
+    event = threading.Event()
+    flush = LocalUpload.flush
+
+    def stuck(upload: LocalUpload) -> None:
+        assert event.wait(PATIENCE)
+        flush(upload)
+
+    monkeypatch.setattr(LocalUpload, "flush", stuck)
+    return event
 
 
 class TestReads:
@@ -159,19 +173,9 @@ class TestReads:
         assert fetched(store, found[0]) == small
         assert bucket.count("get", found[0].hex) == 1
 
-    def test_readers_do_not_wait_for_the_disk(
-        self, node: Node, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_readers_do_not_wait_for_the_disk(self, node: Node, moves: threading.Event) -> None:
         data = some_bytes(BIG)
         [digest] = put(node("a"), data)
-        moves = threading.Event()
-        flush = LocalUpload.flush
-
-        def stuck(upload: LocalUpload) -> None:
-            assert moves.wait(PATIENCE)
-            flush(upload)
-
-        monkeypatch.setattr(LocalUpload, "flush", stuck)
         store = node("b")
         try:
             blob = opened(store, digest)
@@ -185,18 +189,10 @@ class TestReads:
         assert fetched(store, digest) == data
 
     def test_what_a_slow_disk_holds_up_is_bounded(
-        self, node: Node, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+        self, node: Node, bucket: Bucket, moves: threading.Event
     ) -> None:
         data = some_bytes(4 * UNSTAGED)
         [digest] = put(node("a"), data)
-        moves = threading.Event()
-        flush = LocalUpload.flush
-
-        def stuck(upload: LocalUpload) -> None:
-            assert moves.wait(PATIENCE)
-            flush(upload)
-
-        monkeypatch.setattr(LocalUpload, "flush", stuck)
         blob = opened(node("b"), digest)
         assert isinstance(blob, Coming)
         try:
