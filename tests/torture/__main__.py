@@ -10,10 +10,8 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -27,6 +25,7 @@ from cas.pb import remote_execution_pb2 as pb
 from cas.store.directory import prepare
 from cas.store.local import open_store
 from tests.conformance.client import Client
+from tests.torture.frame import busy, passes, seed_of
 from tests.torture.journal import Blob, Journal
 from tests.torture.load import MIB, RECONNECT, TIMEOUT, Pace, Worker, check_action
 from tests.torture.server import ROOT, Server, free_port
@@ -53,18 +52,15 @@ WAYS = {"worker": 55, "janitor": 20, "supervisor": 10, "all": 15}
 
 def main() -> int:
     options = _options()
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
-    directory = Path(tempfile.mkdtemp(prefix="cas-torture-", dir=options.directory))
+    seed = seed_of(options.seed)
     print(f"torture: {options.seconds} s, seed {seed}, {options.clients} clients", flush=True)
-    good = False
-    try:
-        good = _torture(options, seed, directory)
-    finally:
-        if good or not options.keep:
-            shutil.rmtree(directory)
-        else:
-            print(f"journal, log and store are in {directory}")
-    print("torture: passed" if good else "torture: FAILED", flush=True)
+    good = passes(
+        "torture",
+        lambda directory: _torture(options, seed, directory),
+        keep=options.keep,
+        holds="journal, log and store",
+        parent=options.directory,
+    )
     return 0 if good else 1
 
 
@@ -99,16 +95,7 @@ def _torture(options: argparse.Namespace, seed: int, directory: Path) -> bool:
     server.start()
     pace = Pace(threading.Event(), new, new + MARGIN // 2)
     clients = [Worker(n, server.address, journal, pace) for n in range(options.clients)]
-    threads = [threading.Thread(target=client.run, daemon=True) for client in clients]
-    for thread in threads:
-        thread.start()
-    try:
-        kills = _kill(server, dice, options, journal)
-    finally:
-        pace.stop.set()
-        for thread in threads:
-            thread.join(2 * TIMEOUT)
-    hanging = sum(thread.is_alive() for thread in threads)
+    kills, hanging = busy(clients, pace, lambda: _kill(server, dice, options, journal))
     report_run(journal, kills, hanging)
     audited = audit(server, journal)
     code = server.stop()

@@ -12,21 +12,17 @@ Rule: what is expected comes from what clients sent.  Times are told, never judg
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import grpc
-
-from tests.conformance.client import KIB, MIB, Blob, Client, fresh
+from tests.conformance.client import MIB, Client, fresh
 from tests.server.serving import PATIENCE, Server, gone, spawn, until
 from tests.upstream import fleet
 from tests.upstream.fleet import Node
@@ -173,10 +169,8 @@ def _counted(nodes: Fleet) -> None:
     until(lambda: node.status()["requests"] > 0, "it has asked what the server can do")
     with Client(node.grpc) as client:
         for expected in (1, 0):
-            before, began = node.status()["requests"], time.monotonic()
-            assert len(client.missing(*blobs)) == DIGESTS
-            asked = node.status()["requests"] - before
-            print(f"    {asked} requests for {DIGESTS} digests, {time.monotonic() - began:.2f} s")
+            missing, asked = fleet.asked(node, client, blobs)
+            assert len(missing) == DIGESTS
             assert asked == expected
 
 
@@ -186,62 +180,14 @@ def _streamed(nodes: Fleet) -> None:
         client.upload(large)
     for name, where in (("it", nodes.above.address), ("a cold node", nodes.node("cold").grpc)):
         with Client(where) as client:
-            client.missing(fresh(20))
-            began = time.monotonic()
-            parts = []
-            first = 0.0
-            for part in client.reading(large.name):
-                first = first or time.monotonic() - began
-                parts.append(part.data)
-            took = time.monotonic() - began
-            assert b"".join(parts) == large.data
-            assert first < took
+            first, took = fleet.streamed(client, large)
             print(f"    64 MiB from {name}: first byte {first * 1e3:.0f} ms, all {took * 1e3:.0f}")
 
 
 def _killed(nodes: Fleet, above: Above) -> None:
     """Writers that go on while the server is killed and started again."""
-    node = nodes.node("writes")
-    acknowledged: list[Blob] = []
-    refused = 0
-    ends = threading.Event()
-
-    def write(seed: int) -> None:
-        nonlocal refused
-        choose = random.Random(seed)
-        with Client(node.grpc) as client:
-            while not ends.is_set():
-                blob = fresh(choose.choice((100, 30 * KIB, 300 * KIB, 12 * MIB)))
-                try:
-                    client.upload(blob)
-                except grpc.RpcError as error:
-                    if error.code() != grpc.StatusCode.UNAVAILABLE:
-                        raise
-                    refused += 1
-                    # As a client does that would try again.
-                    time.sleep(0.05)
-                else:
-                    acknowledged.append(blob)
-
-    writers = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
-    for writer in writers:
-        writer.start()
-    try:
-        for _ in range(KILLS):
-            before = len(acknowledged)
-            until(lambda: len(acknowledged) >= before + 10, "writes are acknowledged")  # noqa: B023
-            time.sleep(random.random())
-            above.kill()
-            time.sleep(random.random())
-            above.start()
-    finally:
-        ends.set()
-        for writer in writers:
-            writer.join()
-    with Client(nodes.node("reads").grpc) as client:
-        for blob in acknowledged:
-            assert client.read(blob.name) == blob.data, f"{blob.name} was acknowledged, and is lost"
-    print(f"  {KILLS} kills, {len(acknowledged)} acknowledged, {refused} refused, 0 lost")
+    told = fleet.loses_nothing(nodes.node("writes"), lambda: nodes.node("reads"), above, KILLS)
+    print(" ", told)
 
 
 if __name__ == "__main__":

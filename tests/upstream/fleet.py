@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
 from cas.pb import remote_execution_pb2 as pb
 from tests.conformance.client import KIB, MIB, Blob, Client, fails, fresh, message
+from tests.server.serving import until
 
 SIZES = (20, 10 * KIB, 100 * KIB, 3 * MIB, 20 * MIB)
 INSTANCE = "main/linux"
@@ -159,3 +164,82 @@ def is_down(node: Node) -> bool:
     told = node.status()["down"]
     assert isinstance(told, bool)
     return told and b"upstream fails" in node.get("/readyz")[1]
+
+
+def asked(node: Node, client: Client, blobs: Sequence[Blob]) -> tuple[list[pb.Digest], int]:
+    """Which of them are missing, and how many requests upstream it took to tell."""
+    before, began = node.status()["requests"], time.monotonic()
+    missing = client.missing(*blobs)
+    requests: int = node.status()["requests"] - before
+    took = time.monotonic() - began
+    print(f"    {requests} requests for {len(blobs)} digests, {took:.2f} s")
+    return missing, requests
+
+
+def streamed(client: Client, large: Blob) -> tuple[float, float]:
+    """Seconds until the first of it had come, before all of it, and until all had."""
+    # A connection that is there already is not what is timed.
+    client.missing(fresh(20))
+    began = time.monotonic()
+    parts = []
+    first = 0.0
+    for part in client.reading(large.name):
+        first = first or time.monotonic() - began
+        parts.append(part.data)
+    took = time.monotonic() - began
+    assert b"".join(parts) == large.data
+    assert first < took
+    return first, took
+
+
+class Mortal(Protocol):
+    """What lies upstream."""
+
+    def kill(self) -> None: ...
+
+    def start(self) -> None: ...
+
+
+def loses_nothing(node: Node, anew: Callable[[], Node], upstream: Mortal, kills: int) -> str:
+    """Clients of `node` go on writing while upstream is killed and started again; whatever was
+    acknowledged is read from the node that `anew` makes.  What happened, in words."""
+    acknowledged: list[Blob] = []
+    refused = 0
+    ends = threading.Event()
+
+    def write(seed: int) -> None:
+        nonlocal refused
+        choose = random.Random(seed)
+        with Client(node.grpc) as client:
+            while not ends.is_set():
+                blob = fresh(choose.choice((100, 30 * KIB, 300 * KIB, 12 * MIB)))
+                try:
+                    client.upload(blob)
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    refused += 1
+                    # As a client does that would try again.
+                    time.sleep(0.05)
+                else:
+                    acknowledged.append(blob)
+
+    writers = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(kills):
+            before = len(acknowledged)
+            until(lambda: len(acknowledged) >= before + 10, "writes are acknowledged")  # noqa: B023
+            time.sleep(random.random())
+            upstream.kill()
+            time.sleep(random.random())
+            upstream.start()
+    finally:
+        ends.set()
+        for writer in writers:
+            writer.join()
+    with Client(anew().grpc) as client:
+        for blob in acknowledged:
+            assert client.read(blob.name) == blob.data, f"{blob.name} was acknowledged, and is lost"
+    return f"{kills} kills, {len(acknowledged)} acknowledged, {refused} refused, 0 lost"

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -181,10 +179,8 @@ def _counted(nodes: Fleet, objects: ObjectStore) -> None:
     blobs = [fresh(20) for _ in range(DIGESTS)]
     with Client(node.grpc) as client:
         for expected in (DIGESTS, 0):
-            before, began = node.status()["requests"], time.monotonic()
-            assert len(client.missing(*blobs)) == DIGESTS
-            asked = node.status()["requests"] - before
-            print(f"    {asked} requests for {DIGESTS} digests, {time.monotonic() - began:.2f} s")
+            missing, asked = fleet.asked(node, client, blobs)
+            assert len(missing) == DIGESTS
             assert asked == expected
 
 
@@ -200,11 +196,7 @@ def _indexed(nodes: Fleet, objects: ObjectStore) -> None:
             # What was told last is entered a moment later.
             until(lambda: not client.missing(*blobs[-5:]), "all of it is in the index")
             for half, expected in ((blobs[:DIGESTS], 0), (blobs[DIGESTS:-5], DIGESTS - 5)):
-                before, began = node.status()["requests"], time.monotonic()
-                assert client.missing(*half) == []
-                asked = node.status()["requests"] - before
-                print(f"    {asked} requests for {len(half)}, {time.monotonic() - began:.2f} s")
-                assert asked == expected
+                assert fleet.asked(node, client, half) == ([], expected)
                 kill()
 
 
@@ -239,16 +231,7 @@ def _streamed(nodes: Fleet, objects: ObjectStore) -> None:
     own = min(asyncio.run(_by_itself(objects, large)) for _ in range(3))
     for name in ("cold-1", "cold-2", "cold-3"):
         with Client(nodes.node(name).grpc) as client:
-            client.missing(fresh(20))
-            began = time.monotonic()
-            parts = []
-            first = 0.0
-            for part in client.reading(large.name):
-                first = first or time.monotonic() - began
-                parts.append(part.data)
-            took = time.monotonic() - began
-            assert b"".join(parts) == large.data
-            assert first < took
+            first, took = fleet.streamed(client, large)
             told = f"first byte after {first * 1e3:.0f} ms, all after {took * 1e3:.0f} ms"
             print(f"    64 MiB: {told}; the object store's own client {own * 1e3:.0f} ms")
 
@@ -313,47 +296,8 @@ def _outage(nodes: Fleet, objects: ObjectStore) -> None:
 
 def _killed(nodes: Fleet, objects: ObjectStore) -> None:
     """Writers that go on while the object store is killed and started again."""
-    node = nodes.node("writes")
-    acknowledged: list[Blob] = []
-    refused = 0
-    ends = threading.Event()
-
-    def write(seed: int) -> None:
-        nonlocal refused
-        choose = random.Random(seed)
-        with Client(node.grpc) as client:
-            while not ends.is_set():
-                blob = fresh(choose.choice((100, 30 * KIB, 300 * KIB, 12 * MIB)))
-                try:
-                    client.upload(blob)
-                except grpc.RpcError as error:
-                    if error.code() != grpc.StatusCode.UNAVAILABLE:
-                        raise
-                    refused += 1
-                    # As a client does that would try again.
-                    time.sleep(0.05)
-                else:
-                    acknowledged.append(blob)
-
-    writers = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
-    for writer in writers:
-        writer.start()
-    try:
-        for _ in range(KILLS):
-            before = len(acknowledged)
-            until(lambda: len(acknowledged) >= before + 10, "writes are acknowledged")  # noqa: B023
-            time.sleep(random.random())
-            objects.kill()
-            time.sleep(random.random())
-            objects.start()
-    finally:
-        ends.set()
-        for writer in writers:
-            writer.join()
-    with Client(nodes.node("reads").grpc) as client:
-        for blob in acknowledged:
-            assert client.read(blob.name) == blob.data, f"{blob.name} was acknowledged, and is lost"
-    print(f"    {KILLS} kills, {len(acknowledged)} acknowledged, {refused} refused, 0 lost")
+    told = fleet.loses_nothing(nodes.node("writes"), lambda: nodes.node("reads"), objects, KILLS)
+    print("   ", told)
 
 
 if __name__ == "__main__":

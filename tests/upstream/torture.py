@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -31,8 +29,9 @@ from cas.store.files import Files
 from cas.store.layout import Layout
 from cas.store.opening import open_index
 from tests.torture.__main__ import audit, fsck, report_run
+from tests.torture.frame import busy, passes, seed_of
 from tests.torture.journal import Journal
-from tests.torture.load import MIB, TIMEOUT, Pace, Worker
+from tests.torture.load import MIB, Pace, Worker
 from tests.torture.server import Server, free_port
 from tests.upstream.real import CREDENTIALS, HOME, ObjectStore
 
@@ -76,20 +75,16 @@ def main() -> int:
     if not (HOME / ".complete").exists():
         print("tests.upstream.torture: no s3proxy yet: run tests/upstream/setup first")
         return 1
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
+    seed = seed_of(options.seed)
     print(
         f"{options.writes}: {options.seconds:g} s, seed {seed}, {options.nodes} nodes", flush=True
     )
-    scratch = Path(tempfile.mkdtemp(prefix="cas-torture-"))
-    good = False
-    try:
-        good = _torture(options, seed, scratch)
-    finally:
-        if good or not options.keep:
-            shutil.rmtree(scratch)
-        else:
-            print(f"journals, logs and stores are in {scratch}")
-    print(f"{options.writes}: passed" if good else f"{options.writes}: FAILED", flush=True)
+    good = passes(
+        options.writes,
+        lambda scratch: _torture(options, seed, scratch),
+        keep=options.keep,
+        holds="journals, logs and stores",
+    )
     return 0 if good else 1
 
 
@@ -113,16 +108,7 @@ def _torture(options: argparse.Namespace, seed: int, scratch: Path) -> bool:
             for node in nodes
             for n in range(options.clients)
         ]
-        threads = [threading.Thread(target=client.run, daemon=True) for client in clients]
-        for thread in threads:
-            thread.start()
-        try:
-            kills = _kill(nodes, objects, dice, options.seconds)
-        finally:
-            pace.stop.set()
-            for thread in threads:
-                thread.join(2 * TIMEOUT)
-        hanging = sum(thread.is_alive() for thread in threads)
+        kills, hanging = busy(clients, pace, lambda: _kill(nodes, objects, dice, options.seconds))
         for node in nodes:
             node.server.kill_all()
         if options.writes == "back":
