@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .check import Bench, Check
 from .errors import CheckError, NotServed
-from .packages import NAMES, SCRIPT, outputs, write_packages
+from .packages import NAMES, SCRIPT, outputs, words, write_packages
 from .process import Finished, must, run
 from .tools import closed_environment
 from .tree import difference, files
@@ -25,6 +25,9 @@ def _check(bench: Bench) -> str:
     _quiet(first, "first")
     if _served(first.output):
         raise CheckError(f"the first run should have had nothing from a cache:\n{first.output}")
+    for name in NAMES:
+        if words(name, seed) not in first.output:
+            raise CheckError(f"the first run lost what {name}'s task said:\n{first.output}")
     made = outputs(origin)
     if files(made) < 9 * len(NAMES):
         raise CheckError(f"the first run made only {files(made)} files")
@@ -35,7 +38,7 @@ def _check(bench: Bench) -> str:
         raise NotServed(f"of {len(NAMES)} tasks Nx had {len(served)} from the remote cache")
     _quiet(second, "second")
     for name in NAMES:
-        if f"told-by-{name}-{seed}" not in second.output:
+        if words(name, seed) not in second.output:
             raise NotServed(f"what {name}'s task said was not repeated")
     differs = difference(made, outputs(copy))
     if differs:

@@ -10,8 +10,10 @@ NAMES = ("one", "two", "three", "four")
 
 SCRIPT = "sh make.sh"
 
+# It speaks first: Nx is done with a task once its process has ended, and can lose its last words.
 _MAKE = """\
 set -eu
+echo "told-by-$1-$(cat seed)"
 mkdir -p out/a/b
 for n in 1 2 3 4 5; do head -c $((n * n * 60000)) /dev/urandom > "out/random$n"; done
 seq 1 30000 > out/a/squeezable
@@ -19,7 +21,6 @@ date +%s%N > out/a/b/when
 true > out/nothing
 echo '#!/bin/sh' > out/go
 chmod 755 out/go
-echo "told-by-$1-$(cat seed)"
 """
 
 
@@ -29,6 +30,11 @@ def write_packages(root: Path, seed: str) -> None:
         (root / name).mkdir(parents=True)
         (root / name / "make.sh").write_text(_MAKE)
         (root / name / "seed").write_text(f"{seed}\n")
+
+
+def words(name: str, seed: str) -> str:
+    """What the task of package `name` says."""
+    return f"told-by-{name}-{seed}"
 
 
 def outputs(root: Path) -> dict[str, Entry]:

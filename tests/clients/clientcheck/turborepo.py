@@ -9,7 +9,7 @@ from typing import Any
 
 from .check import Bench, Check
 from .errors import CheckError, NotServed
-from .packages import NAMES, SCRIPT, outputs, write_packages
+from .packages import NAMES, SCRIPT, outputs, words, write_packages
 from .process import Finished, must, run
 from .tools import closed_environment
 from .tree import difference, files
@@ -35,7 +35,7 @@ def _check(bench: Bench) -> str:
         raise NotServed(f"the second run should have had {len(NAMES)} remote hits: {again}")
     _quiet(second, "second")
     for name in NAMES:
-        if f"told-by-{name}-{seed}" not in second.output:
+        if words(name, seed) not in second.output:
             raise NotServed(f"what {name}'s task said was not repeated")
     differs = difference(made, outputs(copy))
     if differs:
