@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvloop
 from aiohttp import web
@@ -115,6 +115,7 @@ class HttpServer:
     async def _serve(self) -> None:
         """Start, serve, drain."""
         handler = self._make_handler(self._loop)
+        self._loop.set_task_factory(task_unless_request)
         manager = web.Server(
             handler,
             access_log=None,
@@ -150,6 +151,18 @@ class HttpServer:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+def task_unless_request(loop: asyncio.AbstractEventLoop, served: Any, **options: Any) -> Any:
+    """A task factory.  Before Python 3.12 aiohttp has a task made for each request, and waits for
+    it in the connection's own: two turns of the loop, 3 of a small GET's 27 µs.  So that one
+    serves the request itself; what is made for anything else is a task."""
+    if getattr(served, "cr_code", None) is _SERVES:
+        return served
+    return asyncio.Task(served, loop=loop, **options)
+
+
+_SERVES = web.RequestHandler._handle_request.__code__
 
 
 def _quiet_logger() -> logging.Logger:
