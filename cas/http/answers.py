@@ -19,6 +19,8 @@ TEXT = b"Content-Type: text/plain; charset=utf-8\r\n"
 OCTETS = b"Content-Type: application/octet-stream\r\n"
 JSON = b"Content-Type: application/json\r\n"
 
+JOINED_BYTES = 8 << 10
+"""Content from this size on is not copied behind its head: the system gathers both."""
 
 STALL_SECONDS = 60.0
 """A client that takes nothing for so long is dropped."""
@@ -51,7 +53,10 @@ class Answer:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
-        transport.write(head + body)
+        if len(body) < JOINED_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
         if request.protocol.writing_paused:
             # A client that asks and never reads fills no memory of ours but this once.
             async with asyncio.timeout(STALL_SECONDS):

@@ -17,9 +17,6 @@ from cas.store.pending import Pending
 T = TypeVar("T")
 
 
-SCRATCH_BYTES = 256 << 10
-
-
 class LoopRuntime:
     """See `Runtime`."""
 
@@ -27,9 +24,6 @@ class LoopRuntime:
         self._loop = loop
         self._done: deque[asyncio.Future[None]] = deque()
         self._waking = False
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
-        """For what is done with it at once, on the loop's thread: fresh memory would cost a page
-        fault for every 4 KiB."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cas-http")
 
     async def wait(self, pending: Pending[T], /) -> T:

@@ -144,8 +144,8 @@ class Stream:
         """`head` and the span, straight to the socket: nothing waits in the transport."""
         try:
             # Mostly all of it fits, and there is nothing to wait for.
-            head, at = self._send_together(connection, head)
-            if not head and at < self._span.end:
+            head, at = _send_head(connection, head), self._span.start
+            if not head and self._is_cached(at):
                 at = self._send_piece(connection, fd, at)
             if head or at < self._span.end:
                 await self._send_rest(connection, fd, head, at)
@@ -153,24 +153,6 @@ class Stream:
             raise
         except OSError as error:
             raise ConnectionResetError(str(error)) from error
-
-    def _send_together(self, connection: int, head: bytes) -> tuple[bytes, int]:
-        """Sends the head, and in the same write the span if that is small and in memory; what
-        is left of the head, and the offset behind what was sent."""
-        start, end = self._span
-        scratch = self._runtime.scratch
-        length = len(head) + end - start
-        if length <= len(scratch):
-            view = scratch[:length]
-            if self._blob.read_into(view[len(head) :], start, wait=False) == end - start:
-                view[: len(head)] = head
-                try:
-                    sent = os.write(connection, view)
-                except BlockingIOError:
-                    sent = 0
-                self.sent = max(0, sent - len(head))
-                return head[sent:], start + self.sent
-        return _send_head(connection, head), start
 
     async def _send_rest(self, connection: int, fd: int, head: bytes, at: int) -> None:
         """What did not fit into the socket at once."""
@@ -194,10 +176,8 @@ class Stream:
             os.close(watched)
 
     def _send_piece(self, connection: int, fd: int, at: int) -> int:
-        """Sends what fits of the next `PIECE` bytes if they are in memory; the offset behind."""
+        """Sends what fits of the next `PIECE` bytes, which are in memory; the offset behind."""
         count = min(PIECE, self._span.end - at)
-        if not self._is_cached(at):
-            return at
         try:
             sent = os.sendfile(connection, fd, at, count)
         except BlockingIOError:

@@ -206,9 +206,11 @@ class LocalStore:
             return None
         key, data = found
         self._touched.add(key)
-        if data is not None:
-            self._counts.read(len(data))
-        return Found(digests.from_key(key), data)
+        if data is None:
+            return Found(digests.from_key(key), None)
+        size = len(data)
+        self._counts.read(size)
+        return Found(Digest(key, size), data)
 
     def read_small(self, digest: Digest, /) -> bytes | None:
         key = digest.key
