@@ -27,6 +27,9 @@ from cas.store.interface import Blob
 PIECE = 1 << 20
 """Bytes read, or sent, in one go."""
 
+PIECES_IN_TURN = 4
+"""Sent to one client before others have their turn."""
+
 LEVEL = 1
 """Of zstd: content is compressed for each answer, and the server is to keep up."""
 
@@ -168,12 +171,41 @@ class Stream:
                     count = min(PIECE, end - at)
                     # Has the system read it: what is sent next is in memory then.
                     await self._runtime.offload(_read_ahead, self._blob, at, count)
-                before = at
-                at = self._send_piece(watched, fd, at)
-                if at < min(end, before + PIECE):
-                    await _writable(watched)
+                at = await self._send_cached(watched, fd, at)
         finally:
             os.close(watched)
+
+    async def _send_cached(self, connection: int, fd: int, at: int) -> int:
+        """Sends for as long as the next piece is in memory; the offset behind.  From the loop's
+        own callback: to wake a task for each piece took a tenth of the time."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def send() -> None:
+            nonlocal at
+            try:
+                for _ in range(PIECES_IN_TURN):
+                    before = at
+                    at = self._send_piece(connection, fd, at)
+                    if at == self._span.end or not self._is_cached(at):
+                        loop.remove_writer(connection)
+                        ended.set_result(None)
+                        return
+                    if at < before + PIECE:
+                        break
+                patience.reschedule(loop.time() + STALL_SECONDS)
+            except Exception as error:  # noqa: BLE001 - whoever waits raises it
+                loop.remove_writer(connection)
+                if not ended.done():
+                    ended.set_exception(error)
+
+        async with asyncio.timeout(STALL_SECONDS) as patience:
+            loop.add_writer(connection, send)
+            try:
+                await ended
+            finally:
+                loop.remove_writer(connection)
+        return at
 
     def _send_piece(self, connection: int, fd: int, at: int) -> int:
         """Sends what fits of the next `PIECE` bytes, which are in memory; the offset behind."""
