@@ -89,6 +89,8 @@ class _Round:
     """The last minute of use of what was removed."""
     forced: bool = False
     """Whether entries below the minimum age had to go."""
+    spared: bool = False
+    """Whether entries that were chosen had been used meanwhile: they may go the next time."""
 
 
 class Janitor:
@@ -126,6 +128,8 @@ class Janitor:
         self._orphans_due = monotonic() + ORPHANS_FIRST
         self._sweep_wanted = False
         self._stuck = False
+        # Whatever an earlier one found.
+        space.set_stuck(False)
         self._done: list[int] = []
         """Serials of evicted blobs whose files are gone."""
 
@@ -201,8 +205,8 @@ class Janitor:
             before = done.entries
             yield from self._evict(done, demand.urgent, _ANY_AGE, usage)
             done.forced = done.entries > before
-        self._set_stuck(demand.urgent > 0 and not done.bytes)
-        if done.bytes:
+        self._set_stuck(demand.urgent > 0 and not done.bytes and not done.spared)
+        if done.bytes or done.spared:
             # There may be more to do at once; where nothing could go, there is not.
             self._look_due = 0.0
         if done.entries or done.uploads:
@@ -279,6 +283,7 @@ class Janitor:
         chosen = list(evict.until_enough(sized, need - done.bytes))
         removed = self._index.evict(chosen, batch[-1][0], self._done)
         self._done = []
+        done.spared = done.spared or len(removed) < len(chosen)
         for key, record in removed:
             if record.where in IN_FILES:
                 self._remove_file(key, record)

@@ -37,8 +37,8 @@ UNLIMITED = 1 << 62
 _WIDTH = 8
 _MEASURED, _ALLOWED, _MOST, _STUCK, _FLUSH, _USED = range(6)
 """When there was a look (monotonic ms, 0 never); what all slots together may have taken; the
-most that can ever fit; whether nothing more can be freed; the number of the last request for
-last-use times; slots that were ever used."""
+most that can ever fit; when it was found that nothing more can be freed (monotonic ms, 0 never);
+the number of the last request for last-use times; slots that were ever used."""
 _TAKEN, _RESERVED, _WANTED, _FLUSHED = range(4)
 """Bytes promised or written, ever; those of them that are not on disk yet; bytes that wait for
 room; the last request that was met."""
@@ -108,8 +108,12 @@ class Space:
         return NoSpace(f"no room for {count} bytes: {max(0, self.room())} are free")
 
     def hopeless(self, count: int) -> bool:
-        """Whether waiting for room is of no use."""
-        return count > self._words[_MOST] or bool(self._words[_STUCK])
+        """Whether waiting for room is of no use.  That nothing can be freed is believed as long
+        as a look is: a janitor that was killed cannot take it back."""
+        stuck = self._words[_STUCK]
+        return count > self._words[_MOST] or (
+            stuck > 0 and time.monotonic() - stuck / 1000 < STALE_SECONDS
+        )
 
     def want(self, count: int) -> None:
         """Says how many bytes of this process wait for room."""
@@ -167,7 +171,7 @@ class Space:
 
     def set_stuck(self, stuck: bool) -> None:
         """Tells whether nothing more can be freed."""
-        self._words[_STUCK] = stuck
+        self._words[_STUCK] = max(1, int(time.monotonic() * 1000)) if stuck else 0
 
     def request_flush(self) -> int:
         """Asks all processes to store the last-use times that they hold."""

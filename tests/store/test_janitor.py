@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cas import digest as digests
-from cas.digest import FUNCTIONS, Digest
+from cas.digest import FUNCTIONS, SHA256, Digest
 from cas.errors import NoSpace
 from cas.index.lmdb import Index
 from cas.index.records import FILE, minutes
@@ -377,6 +377,44 @@ def test_a_janitor_that_was_killed_leaves_nothing_behind(house: House, step: str
     assert 0 < len(left) < count
     assert len(files_of(house)) == len(left)
     assert store._index.condemned() == []
+
+
+def test_a_new_janitor_does_not_believe_one_that_found_nothing_to_free(house: House) -> None:
+    store = house.open_store()
+    digest = digests.make(SHA256, bytes(32), store._space.room())
+    held = store.upload("all the room", digest, 0, b"")
+    killed = house.janitor(store)
+    waiting = store.room(MIB)
+    with pytest.raises(NoSpace, match="no room for"):
+        serve(house, killed, waiting)
+    assert store._space.hopeless(MIB)
+    held.discard()
+    # It looks when it is told to, not before.
+    house.janitor(store)
+    assert not store._space.hopeless(MIB)
+
+
+def test_what_was_used_since_it_was_chosen_is_not_all_there_is(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = house.open_store()
+    asked: list[int] = []
+
+    def use_all(phase: str) -> None:
+        if phase == "before-remove" and not asked:
+            # They are asked for just now, every one of them.
+            asked.extend(range(count))
+            for number in asked:
+                record = store._index.record(blob(number)[0].key)
+                assert record is not None
+                store._index.uses.store([record.serial], minutes(house.clock()) + 1)
+
+    count = fill(store)
+    keeper = house.janitor(store, index_seam=use_all)
+    serve(house, keeper, store.room(2 * MIB))
+    assert asked
+    assert not [r for r in caplog.records if "nothing more can be freed" in r.message]
+    assert 0 < len(here(store, range(count))) < count
 
 
 def test_a_fault_is_logged_and_tried_again(house: House, caplog: pytest.LogCaptureFixture) -> None:

@@ -75,6 +75,22 @@ def test_what_never_fits_says_so(open_space: Open) -> None:
         space.reserve(501)
 
 
+def test_that_nothing_can_be_freed_is_believed_as_long_as_a_look(
+    open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    janitor, worker = open_space(takes=False), open_space()
+    look(janitor, 100)
+    assert not worker.hopeless(500)
+    janitor.set_stuck(True)
+    assert worker.hopeless(500)
+    janitor.set_stuck(False)
+    assert not worker.hopeless(500)
+    # A janitor that is killed cannot take it back.
+    janitor.set_stuck(True)
+    monkeypatch.setattr("cas.store.space.STALE_SECONDS", 0.0)
+    assert not worker.hopeless(500)
+
+
 def test_a_look_counts_what_was_promised_and_not_written(open_space: Open) -> None:
     janitor, worker = open_space(takes=False), open_space()
     look(janitor, 100)
