@@ -62,6 +62,15 @@ class NoSpace(LimitExceeded):
     """The disk or the index has no room for what was to be written."""
 
 
+class NoRoomYet(NoSpace):
+    """So far there is none, which a wait may mend.  Nothing was written."""
+
+    def __init__(self, message: str, size: int) -> None:
+        """`size`: the bytes that are to have room."""
+        super().__init__(message)
+        self.size = size
+
+
 class MissingReferences(CasError):
     """An action result names blobs that are absent, and the server refuses those."""
 

@@ -22,11 +22,12 @@ from cas.api.gate import Gate
 from cas.api.limits import Limits
 from cas.api.status import guarded
 from cas.digest import Digest, shorten
-from cas.errors import CasError, InvalidArgument, NoSpace, NotFound, OutOfRange
+from cas.errors import CasError, InvalidArgument, NoRoomYet, NotFound, OutOfRange
 from cas.pb import bytestream_pb2 as pb
-from cas.reapi.blobs import arrived, has_room, kept, opened, read_later
+from cas.reapi.blobs import arrived, kept, opened, put, read_later
 from cas.store.coming import Coming
 from cas.store.interface import Blob, BlobStore, Buffer, Upload
+from cas.store.room import in_room
 from cas.zstd import Packer, unpack
 
 if TYPE_CHECKING:
@@ -210,16 +211,11 @@ class ByteStream:
             else:
                 begun.append(self._store.upload(name, digest, offset, data))
 
+        room = max(0, digest.size - max(0, offset))
         try:
-            for last in (False, False, True):
-                await has_room(self._store, self._runtime, digest.size - max(0, offset))
-                try:
-                    await self._runtime.offload(begin)
-                    break
-                except NoSpace:
-                    # Others, who had waited as well, were quicker.
-                    if last:
-                        raise
+            await in_room(
+                self._store, self._runtime.wait, room, lambda: self._runtime.offload(begin)
+            )
         except BaseException:
             # Cancelled while it began: nobody else would let go of it.
             for upload in begun:
@@ -244,8 +240,7 @@ class ByteStream:
         if digest.size <= self._store.inline_threshold:
             pending = self._store.put([(digest, data)])[0]
         else:
-            await has_room(self._store, self._runtime, digest.size)
-            pending = (await self._runtime.offload(self._store.put, [(digest, data)]))[0]
+            pending = (await put(self._store, self._runtime, [(digest, data)]))[0]
         return await self.settle(pending, committed, context)
 
     async def _already(
@@ -379,7 +374,14 @@ class _WriteStream:
     async def _pause(self) -> bytes:
         """The client closed the stream without finish_write: it will go on later."""
         upload = self._upload
-        size = await self._runtime.offload(lambda: upload.suspend(durable=True))
+        # What was only in memory so far takes its room now.
+        room = upload.digest.size if self._in_memory else 0
+        size = await in_room(
+            self._store,
+            self._runtime.wait,
+            room,
+            lambda: self._runtime.offload(lambda: upload.suspend(durable=True)),
+        )
         return wire.write_response(size)
 
 
@@ -395,7 +397,11 @@ def _read_end(digest: Digest, offset: int, limit: int) -> int:
 def _let_go(upload: Upload) -> None:
     """Suspends an upload whose call has failed already, whatever becomes of that."""
     with suppress(CasError, OSError):
-        upload.suspend()
+        try:
+            upload.suspend()
+        except NoRoomYet:
+            # Nobody was told of it.
+            upload.discard()
 
 
 def _needs_draining(context: Context) -> bool:

@@ -20,7 +20,7 @@ from cas.api.status import guarded
 from cas.digest import Digest, shorten
 from cas.errors import CasError, InvalidArgument, NotFound
 from cas.pb import remote_execution_pb2 as pb
-from cas.reapi.blobs import has_room, lacking, read_whole
+from cas.reapi.blobs import lacking, put, read_whole
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending, resolved
 from cas.zstd import Packer
@@ -127,9 +127,7 @@ class Content:
         if all(digest.size <= threshold for digest, _ in fresh):
             written = self._store.put(fresh)
         else:
-            size = sum(digest.size for digest, _ in fresh)
-            await has_room(self._store, self._runtime, size)
-            written = await self._runtime.offload(self._store.put, fresh)
+            written = await put(self._store, self._runtime, fresh)
         here = _HERE
         if self._store.beyond is not None and len(fresh) < len(blobs):
             absent = {keys[place] for place in missing}

@@ -8,7 +8,8 @@ a body that does not get on is given up.  What one request holds in memory is bo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -22,9 +23,9 @@ from cas.errors import BlobTooLarge, InvalidArgument
 from cas.http.headers import whole_number
 from cas.http.runtime import LoopRuntime
 from cas.http.status import Refused
-from cas.reapi.blobs import has_room
 from cas.store.interface import BlobStore, Spool
 from cas.store.pending import Pending
+from cas.store.room import in_room
 
 WHOLE = 1 << 20
 """Bodies up to this size, bytes, are taken into memory."""
@@ -157,16 +158,28 @@ class Body:
         expected: bytes | None = None,
     ) -> tuple[Digest, Pending[None]]:
         """The content, `begun` before it, as a blob; see `Spool.finish`."""
-        await has_room(store, runtime, self.size or 0)
-        spool = store.spool(function, self.size)
+
+        async def spool_in_room() -> Spool:
+            return store.spool(function, self.size)
+
+        spool = await in_room(store, runtime.wait, self.size or 0, spool_in_room)
         try:
             sink: _Plain | _Zstd = _Zstd(spool, self) if self.encoded else _Plain(spool, self)
+
+            def flushed() -> Awaitable[None]:
+                return in_room(store, runtime.wait, 0, lambda: runtime.offload(sink.flush))
+
             if begun and sink.take(begun):
-                await runtime.offload(sink.flush)
+                await flushed()
             async for piece in self.pieces():
                 if sink.take(piece):
-                    await runtime.offload(sink.flush)
-            return await runtime.offload(_finish, sink, spool, expected)
+                    await flushed()
+            return await in_room(
+                store,
+                runtime.wait,
+                0,
+                lambda: runtime.offload(_finish, sink, spool, expected),
+            )
         except BaseException:
             await runtime.offload(spool.discard)
             raise
@@ -226,6 +239,10 @@ class _Zstd:
         self._spool = spool
         self._body = body
         self._pieces: list[bytes] = []
+        self._steps: deque[bytes] = deque()
+        """Of pieces, those that are to be decoded yet."""
+        self._full = False
+        """Whether the spool is to be flushed first."""
         self._waiting = 0
         self._received = 0
         self._head = b""
@@ -239,11 +256,15 @@ class _Zstd:
         return self._waiting >= _DECODE_AT_ONCE
 
     def flush(self) -> None:
+        """After NoRoomYet it may be called again, and goes on where it was."""
         pieces, self._pieces, self._waiting = self._pieces, [], 0
         for piece in pieces:
             self._look_at_head(piece)
-            for at in range(0, len(piece), _STEP):
-                self._decode(piece[at : at + _STEP])
+            self._steps.extend(piece[at : at + _STEP] for at in range(0, len(piece), _STEP))
+        self._move()
+        while self._steps:
+            self._decode(self._steps.popleft())
+            self._move()
 
     def end(self) -> None:
         self.flush()
@@ -283,8 +304,12 @@ class _Zstd:
                 f"{self._received} bytes of zstd became {size}; expected at most {RATIO} times "
                 "as many where neither X-Digest-SizeBytes nor the frame tells the size"
             )
-        if self._spool.append(data):
+        self._full = self._spool.append(data)
+
+    def _move(self) -> None:
+        if self._full:
             self._spool.flush()
+            self._full = False
 
 
 _DECODE_AT_ONCE = 256 << 10

@@ -11,9 +11,9 @@ import asyncio
 
 from cas.digest import Digest
 from cas.http.runtime import LoopRuntime
-from cas.reapi.blobs import has_room
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending
+from cas.store.room import in_room, short_of
 
 MOST_AT_ONCE = 16
 """Blobs that one turn of the helper thread takes: those behind them wait no longer than that."""
@@ -33,13 +33,21 @@ class Writer:
         if digest.size <= self._store.inline_threshold:
             pending = self._store.put([(digest, data)])[0]
         else:
-            await has_room(self._store, self._runtime, digest.size)
-            begun: asyncio.Future[Pending[None]] = asyncio.get_running_loop().create_future()
-            self._waiting.append((digest, data, begun))
-            if self._turn is None:
-                self._turn = asyncio.create_task(self._write())
-            pending = await begun
+            pending = await in_room(
+                self._store, self._runtime.wait, digest.size, lambda: self._written(digest, data)
+            )
         await self._runtime.wait(pending)
+
+    async def _written(self, digest: Digest, data: bytes) -> Pending[None]:
+        """Raises NoRoomYet."""
+        begun: asyncio.Future[Pending[None]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((digest, data, begun))
+        if self._turn is None:
+            self._turn = asyncio.create_task(self._write())
+        pending = await begun
+        if short_of(pending):
+            pending.result()
+        return pending
 
     async def _write(self) -> None:
         try:

@@ -14,7 +14,7 @@ from cas import digest as digests
 from cas.digest import Digest, Function
 from cas.errors import DataLoss, InvalidArgument, MissingReferences, NotFound, Unavailable
 from cas.pb import remote_execution_pb2 as pb
-from cas.reapi.blobs import has_room, lacking
+from cas.reapi.blobs import lacking, put
 from cas.reapi.references import References, expand, named_by
 from cas.reapi.runtime import Runtime
 from cas.store.interface import Action, BlobStore, NewAction
@@ -134,8 +134,7 @@ async def _keep_inlined(
     blobs = [
         (digests.parse(digest.hash, digest.size_bytes, function), data) for digest, data in inlined
     ]
-    await has_room(store, runtime, sum(digest.size for digest, _ in blobs))
-    for pending in await runtime.offload(store.put, blobs):
+    for pending in await put(store, runtime, blobs):
         await runtime.wait(pending)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cas.digest import Digest
-from cas.errors import NotFound
+from cas.errors import NoRoomYet, NoSpace, NotFound
 from cas.reapi.runtime import Runtime
 from cas.store.coming import Coming
-from cas.store.interface import Blob, BlobStore
+from cas.store.interface import Blob, BlobStore, Buffer
+from cas.store.pending import Pending
+from cas.store.room import in_room, short_of
 
 
 async def read_whole(store: BlobStore, runtime: Runtime, digest: Digest) -> bytes:
@@ -86,14 +88,38 @@ async def kept(store: BlobStore, runtime: Runtime, *digests: Digest) -> None:
         await runtime.wait(store.beyond.keep([digest.key for digest in digests]))
 
 
-async def has_room(store: BlobStore, runtime: Runtime, size: int) -> None:
-    """Waits until `size` bytes that are to go into files have room, as they have as a rule.
+async def put(
+    store: BlobStore, runtime: Runtime, blobs: Sequence[tuple[Digest, Buffer]]
+) -> list[Pending[None]]:
+    """As `BlobStore.put`, by a helper thread, which must not wait for room: here is waited until
+    there is room for all, and again for those that find none after all.  Raises NoSpace."""
+    out: list[Pending[None]] = []
+    todo = list(enumerate(blobs))
 
-    For writes whose room is taken by a helper thread, which must not wait for it.  Raises NoSpace.
-    """
-    pending = store.room(size)
-    if not pending.done:
-        await runtime.wait(pending)
+    async def write() -> None:
+        written = await runtime.offload(store.put, [blob for _, blob in todo])
+        if not out:
+            out.extend(written)
+        lacking = 0
+        again = []
+        for (place, blob), pending in zip(todo, written, strict=True):
+            out[place] = pending
+            size = short_of(pending)
+            if size:
+                lacking += size
+                again.append((place, blob))
+        todo[:] = again
+        if again:
+            raise NoRoomYet(f"no room for {lacking} bytes of {len(again)} blobs", lacking)
+
+    size = sum(digest.size for digest, _ in blobs)
+    try:
+        await in_room(store, runtime.wait, size, write)
+    except NoSpace:
+        # Those that waited in vain have failed each on its own.
+        if not out:
+            raise
+    return out
 
 
 def _read_file(store: BlobStore, digest: Digest) -> bytes:

@@ -21,13 +21,22 @@ from typing import Any, NamedTuple, TypeVar
 from cas import digest as digests
 from cas import fastcdc
 from cas.digest import Digest, Function
-from cas.errors import AlreadyExists, InvalidArgument, LimitExceeded, NoSpace, NotFound, StoreClosed
+from cas.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    LimitExceeded,
+    NoRoomYet,
+    NoSpace,
+    NotFound,
+    StoreClosed,
+)
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
 from cas.pb import remote_execution_pb2 as pb
 from cas.reapi.instances import namespace
 from cas.store.interface import Blob, BlobStore, NewValue, Upload
 from cas.store.pending import Pending, resolved
+from cas.store.room import in_room_blocking, short_of
 
 T = TypeVar("T")
 
@@ -231,9 +240,19 @@ class Chunks:
 
     def _enter(self, chunks: dict[bytes, tuple[Digest, bytes]]) -> None:
         size = sum(digest.size for digest, _ in chunks.values())
-        self._store.room(size).wait()
-        for pending in self._store.put([*chunks.values()]):
-            pending.wait()
+        todo = [*chunks.values()]
+
+        def write() -> None:
+            written = self._store.put(todo)
+            lacks = [short_of(pending) for pending in written]
+            for pending, lacking in zip(written, lacks, strict=True):
+                if not lacking:
+                    pending.wait()
+            todo[:] = [blob for blob, lacking in zip(todo, lacks, strict=True) if lacking]
+            if todo:
+                raise NoRoomYet(f"no room for {len(todo)} chunks", sum(lacks))
+
+        in_room_blocking(self._store, size, write)
         self._new_bytes.add(size)
         chunks.clear()
 
@@ -268,15 +287,9 @@ class Chunks:
 
     def _upload(self, digest: Digest) -> Upload:
         name = f"splice/{secrets.token_hex(16)}"
-        for last in (False, False, True):
-            self._store.room(digest.size).wait()
-            try:
-                return self._store.upload(name, digest, 0, b"")
-            except NoSpace:
-                # Others, who had waited as well, were quicker.
-                if last:
-                    raise
-        raise AssertionError
+        return in_room_blocking(
+            self._store, digest.size, lambda: self._store.upload(name, digest, 0, b"")
+        )
 
 
 class _Whole:

@@ -30,6 +30,7 @@ from cas.reapi.hosts import PORTS, Host, Location, bracketed, is_allowed, is_pub
 from cas.reapi.integrity import Checksum
 from cas.store.interface import BlobStore
 from cas.store.pending import Pending
+from cas.store.room import in_room_blocking
 
 THREADS = 4
 QUEUE = 64
@@ -283,7 +284,7 @@ class _Fetch:
                 for hasher in hashers.values():
                     hasher.update(piece)
                 if spool.append(piece):
-                    spool.flush()
+                    in_room_blocking(self._store, 0, spool.flush)
             # What was cut, here or there, may look as if it had come to its end.
             self._patience()
             if self._open.ended:
@@ -293,7 +294,7 @@ class _Fetch:
             came = {function: hasher.digest() for function, hasher in hashers.items()}
             if came and not any(came[c.function] == c.hash for c in self._wanted.checksums):
                 raise FetchError("broken", f"what {location.host} sent has another checksum")
-            digest, pending = spool.finish()
+            digest, pending = in_room_blocking(self._store, 0, spool.finish)
         finally:
             spool.discard()
         pending.wait()

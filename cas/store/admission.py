@@ -4,6 +4,8 @@ Rule: nothing is written that was not admitted.  What goes to a file takes room 
 byte; what goes into the index takes it as it is committed, and waits in the committer's thread
 where there is none, so that neither a call nor a helper thread is held up.  Waiting makes the
 janitor hurry (`Space.want`), and ends after `WAIT_SECONDS`, or at once where it is of no use.
+Of those that wait to write a file one after the other is told, as far as the room goes; who finds
+it taken nevertheless comes back (`store.room`).
 Where writes are sent upstream later, they wait in the same way while too much waits for that
 (`Backlog`).
 
@@ -60,6 +62,8 @@ class Admission:
         self._monotonic = monotonic
         self._waiting: list[_Waiting] = []
         self._admitted = 0
+        self.crowded = False
+        """Whether anybody waits; for any thread."""
         if space.age == float("inf"):
             meter.measure()
 
@@ -115,29 +119,38 @@ class Admission:
     def _admit_each(self, works: list[Work]) -> list[Work]:
         now = self._monotonic()
         self._look_again()
-        new = [_Waiting(work, work.room or _cost(work), now + WAIT_SECONDS) for work in works]
+        new = [
+            _Waiting(work, work.room or _cost(work), now + WAIT_SECONDS - work.waited)
+            for work in works
+        ]
         todo, self._waiting = [*self._waiting, *new], []
         admitted = []
         wanted = 0
+        room = self.space.room()
         if self._backlog is not None:
             self._backlog.look()
         for waiting in todo:
             work, size, until = waiting
-            if work.room and self.space.room() >= size:
+            fits = room >= size
+            if work.room and fits and (now < until or not work.waited):
+                # Who is told takes it in a moment; the next one is told of what is left.
+                room -= size
                 work.pending.resolve(None)
             elif self._backlog is not None and not self._backlog.takes([work]):
                 if now >= until:
                     work.pending.fail(self._backlog.refusal())
                 else:
                     self._waiting.append(waiting)
-            elif not work.room and self.space.take(size):
+            elif not work.room and fits and self.space.take(size):
                 self._admitted += size
+                room -= size
                 admitted.append(work)
             elif now >= until or self.space.hopeless(size):
                 work.pending.fail(self.space.refusal(size))
             else:
                 self._waiting.append(waiting)
                 wanted += size
+        self.crowded = bool(self._waiting)
         self.space.want(wanted)
         return admitted
 

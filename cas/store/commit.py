@@ -89,6 +89,8 @@ class Work:
     """A staging file that is of no use after the commit."""
     room: int = 0
     """Nothing to commit: `pending` waits until so many bytes have room."""
+    waited: float = 0.0
+    """Seconds that it waited for room before."""
     unsent: Sequence[bytes] = ()
     """Keys of further entries that are to be sent upstream."""
     fetched: bool = False

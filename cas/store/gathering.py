@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cas import digest as digests
 from cas.digest import Digest
+from cas.errors import NoRoomYet
 from cas.index.changes import NewBlob
 from cas.store.commit import Work
 from cas.store.interface import Buffer
@@ -77,5 +78,12 @@ class GatheringUpload:
             data = b"".join(self._parts)
             # It counts as open once more there.
             self.discard()
-            self._staged = self._uploads.begin(self._name, self.digest, 0, data)
+            try:
+                self._staged = self._uploads.begin(self._name, self.digest, 0, data)
+            except NoRoomYet:
+                # To be asked for again.
+                self._uploads.admit()
+                self._open = True
+                self._parts.append(data)
+                raise
         return self._staged

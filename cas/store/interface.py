@@ -101,13 +101,15 @@ class Spool(Protocol):
         """Takes the next bytes.  True when `flush` is due: call that before the next append."""
 
     def flush(self) -> None:
-        """*Blocking.*  Moves what was taken out of memory."""
+        """*Blocking.*  Moves what was taken out of memory.  After NoRoomYet it may be called
+        again."""
 
     def finish(self, expected: bytes | None = None, /) -> tuple[Digest, Pending[None]]:
         """*Blocking.*  Enters what was taken as a blob, and tells its digest.
 
         `expected` is the function's code and the hash that it must have.  Raises
-        DigestMismatch; the spool is closed either way.
+        DigestMismatch; the spool is closed either way, but not by NoRoomYet, after which this may
+        be called again.
         """
 
     def discard(self) -> None:
@@ -148,6 +150,8 @@ class Upload(Protocol):
         """*Blocking.*  Flushes and lets go: the upload can be resumed, here, by another
         process or after a restart.  The committed size; synced first when `durable`.
         Does nothing on a closed upload.
+
+        Of one that was gathered it raises NoRoomYet, and may be called again then.
         """
 
     def discard(self) -> None:
@@ -230,10 +234,11 @@ class BlobStore(Protocol):
         memory only; with larger ones the call is *blocking*.
         """
 
-    def room(self, size: int, /) -> Pending[None]:
+    def room(self, size: int, /, *, waited: float = 0.0) -> Pending[None]:
         """Resolved once `size` bytes more have room: at once, as a rule; else what waits makes
-        the store remove something.  Fails with NoSpace when that was of no use.  A promise to
-        nobody: what is written takes its room itself."""
+        the store remove something.  Fails with NoSpace when that was of no use, or took too long
+        with the seconds `waited` before.  A promise to nobody: what is written takes its room
+        itself, and may still find none (NoRoomYet); see `cas.store.room`."""
 
     @property
     def inline_threshold(self) -> int:

@@ -289,11 +289,12 @@ class LocalStore:
     def inline_threshold(self) -> int:
         return self._inline_threshold
 
-    def room(self, size: int, /) -> Pending[None]:
-        if self._space.room() >= size:
+    def room(self, size: int, /, *, waited: float = 0.0) -> Pending[None]:
+        # Behind those that wait already.
+        if not (waited or self._admission.crowded) and self._space.room() >= size:
             return _DONE
         pending: Pending[None] = Pending()
-        self._committer.submit(Work(pending, room=size))
+        self._committer.submit(Work(pending, room=size, waited=waited))
         return pending
 
     # --- uploads ---------------------------------------------------------------------

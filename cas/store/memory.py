@@ -94,7 +94,7 @@ class MemoryStore:
                 out.append(resolved(None))
         return out
 
-    def room(self, size: int, /) -> Pending[None]:
+    def room(self, size: int, /, *, waited: float = 0.0) -> Pending[None]:
         return resolved(None)
 
     @property

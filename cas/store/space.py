@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cas.errors import NoSpace, StoreClosed
+from cas.errors import NoRoomYet, NoSpace, StoreClosed
 from cas.store.files import Files
 
 SLOTS = 2047
@@ -76,10 +76,14 @@ class Space:
         return words[_ALLOWED] - sum(words[8 + _TAKEN : 8 + 8 * words[_USED] : 8])
 
     def reserve(self, count: int) -> None:
-        """Takes room for `count` bytes that are to be written.  Raises NoSpace."""
+        """Takes room for `count` bytes that are to be written.  Raises NoRoomYet; NoSpace where
+        they never fit."""
         with self._exclusive():
             if not self._take(count):
-                raise self.refusal(count)
+                refusal = self.refusal(count)
+                if count > self._words[_MOST]:
+                    raise refusal
+                raise NoRoomYet(str(refusal), count)
 
     def take(self, count: int) -> bool:
         """As `reserve`, for what is written at once: two processes may both get the last of

@@ -14,7 +14,7 @@ from mmap import mmap
 
 from cas import digest as digests
 from cas.digest import Digest, Function
-from cas.errors import DigestMismatch
+from cas.errors import DigestMismatch, NoRoomYet
 from cas.index.changes import NewBlob
 from cas.store.commit import Staged, Work
 from cas.store.pending import Pending
@@ -76,11 +76,15 @@ class LocalSpool:
 
     def finish(self, expected: bytes | None = None, /) -> tuple[Digest, Pending[None]]:
         try:
-            if self._fd is None:
-                return self._finish_whole(expected)
-            return self._finish_file(expected)
-        finally:
+            finish = self._finish_whole if self._fd is None else self._finish_file
+            entered = finish(expected)
+        except NoRoomYet:
+            raise
+        except BaseException:
             self.discard()
+            raise
+        self.discard()
+        return entered
 
     def discard(self) -> None:
         if not self._open:

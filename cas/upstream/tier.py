@@ -36,6 +36,7 @@ from cas.store.coming import Staging
 from cas.store.interface import Blob, NewAction
 from cas.store.local import LocalStore
 from cas.store.pending import Pending, resolved, then
+from cas.store.room import in_room, short_of
 from cas.store.uploads import LocalUpload
 from cas.upstream.back import Back
 from cas.upstream.checking import check
@@ -317,9 +318,15 @@ class Tier:
     async def _fetch_whole(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
         digest = flight.digest
         data = b"".join([piece async for _, piece in self._resumed(digest, pieces)])
-        await brought(self._local.room(digest.size))
         put = partial(self._local.put, fetched=True)
-        [pending] = await self._loop.offload(put, [(digest, data)])
+
+        async def write() -> Pending[None]:
+            [pending] = await self._loop.offload(put, [(digest, data)])
+            if short_of(pending):
+                pending.result()
+            return pending
+
+        pending = await in_room(self._local, brought, digest.size, write)
         try:
             # Fails at once if it is not what it should be.
             if pending.done:
@@ -332,8 +339,10 @@ class Tier:
 
     async def _fetch_staged(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
         digest = flight.digest
-        await brought(self._local.room(digest.size))
-        landing = Landing(self._loop, flight, *await self._loop.offload(self._begin, digest))
+        begun = await in_room(
+            self._local, brought, digest.size, lambda: self._loop.offload(self._begin, digest)
+        )
+        landing = Landing(self._loop, flight, *begun)
         flight.begin()
         try:
             async for offset, piece in self._resumed(digest, pieces):

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import zstandard
 from google.protobuf import json_format
 
+from cas import digest as digests
 from cas.digest import Digest, Function
-from cas.errors import NoSpace
+from cas.errors import NoRoomYet, NoSpace
 from cas.http.context import HttpLimits
 from cas.pb import remote_execution_pb2 as pb
 from cas.store.interface import Buffer
@@ -270,7 +272,7 @@ class Tight(MemoryStore):
         super().__init__()
         self.granted = 0
 
-    def room(self, size: int, /) -> Pending[None]:
+    def room(self, size: int, /, *, waited: float = 0.0) -> Pending[None]:
         pending: Pending[None] = Pending()
 
         def grant() -> None:
@@ -304,6 +306,73 @@ def test_what_needs_a_file_waits_for_room() -> None:
         with serving(Tight()) as own:
             put = own.put(path, data)
             assert (put.status, put.text) == (200, "")
+
+
+class Crowded(MemoryStore):
+    """A store where others are quicker to take the room that there is, now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.took = 0
+
+    def others_were_quicker(self) -> bool:
+        """Three times of four."""
+        self.took += 1
+        return self.took % 4 > 0
+
+    def put(self, blobs: Sequence[tuple[Digest, Buffer]], /) -> list[Pending[None]]:
+        return [
+            failed(NoRoomYet("others were quicker", blob[0].size))
+            if self.others_were_quicker()
+            else super(Crowded, self).put([blob])[0]
+            for blob in blobs
+        ]
+
+    def spool(self, function: Function, size: int | None, /) -> MemorySpool:
+        super().spool(function, size).discard()
+        return CrowdedSpool(self, function)
+
+
+class CrowdedSpool(MemorySpool):
+    def __init__(self, store: Crowded, function: Function) -> None:
+        super().__init__(store, function)
+        store._spools += 1
+        self._crowd = store
+        self._flushed = 0
+
+    def flush(self) -> None:
+        if self._crowd.others_were_quicker():
+            raise NoRoomYet("others were quicker", self.size - self._flushed)
+        self._flushed = self.size
+
+    def finish(self, expected: bytes | None = None, /) -> tuple[Digest, Pending[None]]:
+        self.flush()
+        self.discard()
+        digest = digests.of(self._data, self._function)
+        assert expected is None or digest.key.startswith(expected)
+        return digest, MemoryStore.put(self._crowd, [(digest, self._data)])[0]
+
+
+def test_what_finds_no_room_after_all_waits_again() -> None:
+    store = Crowded()
+    outputs = [some_bytes(100_000 + number, 40 + number) for number in range(3)]
+    result = pb.ActionResult()
+    for data in outputs:
+        result.output_files.add(path="x", contents=data).digest.CopyFrom(
+            pb.Digest(hash=sha(data), size_bytes=len(data))
+        )
+    whole, long, packed = (some_bytes(size, size) for size in (100_000, 3_000_000, 3_000_001))
+    with serving(store) as own:
+        for path, body, headers in (
+            (f"/cas/{sha(whole)}", whole, {}),
+            (f"/cas/{sha(long)}", long, {}),
+            (f"/cas/{sha(packed)}", zstandard.compress(packed), {"Content-Encoding": "zstd"}),
+            (f"/ac/{sha(b'action')}", result.SerializeToString(), {}),
+        ):
+            put = own.put(path, body, **headers)
+            assert (put.status, put.text) == (200, "")
+        for data in (whole, long, packed, *outputs):
+            assert own.get(f"/cas/{sha(data)}").body == data
 
 
 def test_what_was_kept_survives_the_process(tmp_path: Path) -> None:
