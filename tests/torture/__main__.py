@@ -35,8 +35,8 @@ KILLS_PER_SECOND = 2.0
 OLD_BYTES = 512 * MIB
 """Written before the run with the age of a day: what eviction may take."""
 NEW_PER_SECOND = 2 * MIB
-"""Bytes that the run may acknowledge; beyond that, clients write small blobs only, and beyond the
-margin's half of those none."""
+"""Bytes of blobs that the run may acknowledge, beside the small ones, which have half of the
+margin: about as many at any moment as the part of the run that is over."""
 MAX_NEW = 8192 * MIB
 MARGIN = 384 * MIB
 """Room for the new, beyond what may be acknowledged, within `--max-size`: small blobs, the index,
@@ -93,9 +93,9 @@ def _torture(options: argparse.Namespace, seed: int, directory: Path) -> bool:
     )  # fmt: skip
     journal = Journal(seed, directory / "journal")
     server.start()
-    pace = Pace(threading.Event(), new, new + MARGIN // 2)
+    pace = Pace(threading.Event(), new, MARGIN // 2, options.seconds, options.kills)
     clients = [Worker(n, server.address, journal, pace) for n in range(options.clients)]
-    kills, hanging = busy(clients, pace, lambda: _kill(server, dice, options, journal))
+    kills, hanging = busy(clients, pace, lambda: _kill(server, dice, pace, journal))
     report_run(journal, kills, hanging)
     audited = audit(server, journal)
     code = server.stop()
@@ -119,12 +119,10 @@ def _fill(store: Path) -> None:
                 pending.wait(600)
 
 
-def _kill(
-    server: Server, dice: random.Random, options: argparse.Namespace, journal: Journal
-) -> Counter[str]:
+def _kill(server: Server, dice: random.Random, pace: Pace, journal: Journal) -> Counter[str]:
     kills: Counter[str] = Counter()
     began = told = time.monotonic()
-    while time.monotonic() - began < options.seconds or kills.total() < options.kills:
+    while time.monotonic() - began < pace.seconds or kills.total() < pace.kills:
         time.sleep(min(5.0, dice.expovariate(KILLS_PER_SECOND)))
         [way] = dice.choices(list(WAYS), list(WAYS.values()))
         if way in ("supervisor", "all"):
@@ -133,6 +131,7 @@ def _kill(
             server.start()
         else:
             kills[way] += server.kill_child(f"cas.server.{way}", dice)
+        pace.killed = kills.total()
         if journal.lost or journal.wrong:
             print(f"at {time.monotonic() - began:.0f} s: a fault; no more kills")
             break
@@ -140,7 +139,7 @@ def _kill(
             told = time.monotonic()
             print(
                 f"  {told - began:.0f} s: {kills.total()} kills, "
-                f"{len(journal.blobs):,} blobs acknowledged",
+                f"{len(journal.blobs):,} blobs acknowledged, {journal.total >> 20:,} MiB",
                 flush=True,
             )
     return kills

@@ -33,6 +33,8 @@ class Blob(NamedTuple):
         return f"blobs/{self.hash}/{self.size}"
 
 
+SMALL = 1024
+"""Bytes up to which a blob is small."""
 _OVERHEAD = 1024
 """Bytes of a blob's records, and of what pages and blocks leave free."""
 
@@ -54,8 +56,10 @@ class Journal:
     operations: dict[str, int] = field(default_factory=dict)
     total: int = 0
     """Bytes of `blobs`."""
-    room: int = 0
-    """Bytes that they take on disk, more or less."""
+    large_room: int = 0
+    """Bytes that those beyond `SMALL` take on disk, more or less, …"""
+    small_room: int = 0
+    """… and the others."""
     _next: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -75,7 +79,11 @@ class Journal:
         with self._lock:
             self.blobs += blobs
             self.total += sum(blob.size for blob in blobs)
-            self.room += sum(blob.size + _OVERHEAD for blob in blobs)
+            for blob in blobs:
+                if blob.size > SMALL:
+                    self.large_room += blob.size + _OVERHEAD
+                else:
+                    self.small_room += blob.size + _OVERHEAD
             self._write("blob", *(f"{blob.hash}/{blob.size}" for blob in blobs))
 
     def action(self, digest: pb.Digest, result: pb.ActionResult) -> None:

@@ -12,14 +12,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
 from cas.pb import bytestream_pb2 as bs
 from cas.pb import remote_execution_pb2 as pb
 from tests.conformance.client import Client
-from tests.torture.journal import Blob, Journal
+from tests.torture.journal import SMALL, Blob, Journal
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -43,13 +43,42 @@ RECONNECT = (
 
 @dataclass(slots=True)
 class Pace:
-    """What all clients share."""
+    """What all clients share: when to stop, and what they may have acknowledged by now.
+
+    That grows with the part of the run that is over, so that blobs of each size are written until
+    the end.  Who is ahead writes action results, and reads.
+    """
 
     stop: threading.Event
-    max_bytes: int
-    """Room of what was acknowledged, in bytes, beyond which all that is written is small, …"""
-    end_bytes: int
-    """… and beyond which no blob is."""
+    large_bytes: int
+    """Room of blobs beyond `SMALL` that may be acknowledged in the whole run, …"""
+    small_bytes: int
+    """… and of smaller ones."""
+    seconds: float
+    """How long the run lasts, …"""
+    kills: int = 0
+    """… and how many kills at least."""
+    killed: int = 0
+    """So far."""
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def part(self) -> float:
+        """How much of the run is over, 0 to 1."""
+        over = (self.clock() - self.began) / self.seconds if self.seconds else 1.0
+        if self.kills:
+            # The next one is under way.
+            over = min(over, (self.killed + 1) / self.kills)
+        return min(1.0, over)
+
+    def takes_large(self, journal: Journal) -> bool:
+        return journal.large_room <= self.large_bytes * self.part()
+
+    def takes_small(self, journal: Journal) -> bool:
+        return journal.small_room <= self.small_bytes * self.part()
 
 
 class Worker:
@@ -71,8 +100,10 @@ class Worker:
     def _choices(self) -> list[Callable[[], None]]:
         if self._dice.random() < 0.5:
             return self._reads
-        full = self._journal.room > self._pace.end_bytes
-        return [self.write_action] if full else self._writes
+        pace, journal = self._pace, self._journal
+        if pace.takes_large(journal) or pace.takes_small(journal):
+            return self._writes
+        return [self.write_action]
 
     def _attempt(self, operation: Callable[[], None]) -> None:
         name = operation.__name__
@@ -94,8 +125,8 @@ class Worker:
     # --- writes ------------------------------------------------------------------------
 
     def _size(self) -> int:
-        if self._journal.room > self._pace.max_bytes:
-            return self._dice.randint(8, KIB)
+        if not self._pace.takes_large(self._journal):
+            return self._dice.randint(8, SMALL)
         kind = self._dice.random()
         if kind < 0.7:
             return self._dice.randint(8, 16 * KIB)

@@ -41,8 +41,8 @@ STORE_LIVES = 3.0
 STORE_LIES = 2.0
 """Seconds, on average and at most, for which the object store runs, and does not."""
 NEW_PER_SECOND = MIB
-"""Bytes that the clients of a node may have acknowledged; beyond that they write small blobs, and
-beyond a quarter more none: all of it is read back from the object store in the end."""
+"""Bytes of blobs that the clients of a node may have acknowledged, and a quarter as many of small
+ones: all of it is read back from the object store in the end."""
 DRAINS = 240.0
 """Seconds in which what waits must be sent: patience, not a measure."""
 WAYS = {"worker": 45, "janitor": 30, "supervisor": 10, "all": 15}
@@ -102,7 +102,7 @@ def _torture(options: argparse.Namespace, seed: int, scratch: Path) -> bool:
             node.server.start()
             running.callback(node.server.kill_all)
         most = int(options.seconds * NEW_PER_SECOND)
-        pace = Pace(threading.Event(), most, most + most // 4)
+        pace = Pace(threading.Event(), most, most // 4, options.seconds)
         clients = [
             Worker(n, node.server.address, node.journal, pace)
             for node in nodes
