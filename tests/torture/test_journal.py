@@ -5,18 +5,28 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import grpc
+
 from tests.conformance.conftest import Start
 from tests.conformance.conftest import engine as engine
 from tests.conformance.conftest import start as start
 from tests.torture.journal import Journal
-from tests.torture.load import Pace, Worker
+from tests.torture.load import TIMEOUT, Pace, Worker
+
+
+def connected(worker: Worker) -> Worker:
+    """Before it calls: its attempts to connect are as short as its pauses between them, too short
+    for a busy machine."""
+    grpc.channel_ready_future(worker._client.channel).result(TIMEOUT)
+    return worker
 
 
 def test_what_is_lost_or_wrong_is_told(start: Start, tmp_path: Path) -> None:
     """A worker's reads against a server that never had what the journal says."""
     journal = Journal(7, tmp_path / "journal")
     server = start()
-    worker = Worker(0, server.address, journal, Pace(threading.Event(), 1 << 20, 1 << 20, 1.0))
+    pace = Pace(threading.Event(), 1 << 20, 1 << 20, 1.0)
+    worker = connected(Worker(0, server.address, journal, pace))
     worker.put_batch()
     worker.upload()
     assert journal.blobs
@@ -75,7 +85,7 @@ def test_a_client_that_is_ahead_writes_actions_and_reads(start: Start, tmp_path:
     now = 0.0
     journal = Journal(7, tmp_path / "journal")
     pace = Pace(threading.Event(), 1 << 20, 1 << 20, 10.0, clock=lambda: now)
-    worker = Worker(0, start().address, journal, pace)
+    worker = connected(Worker(0, start().address, journal, pace))
     worker.put_batch()
     while pace.takes_large(journal) or pace.takes_small(journal):
         worker.upload()
