@@ -48,7 +48,7 @@ clients: setup ## Install real clients, drive them against a server; CLIENTS='â€
 	tests/clients/setup
 	tests/clients/run $(ARGS)
 
-upstream: setup ## Nodes over one bucket of s3proxy, a real object store, and in front of a server; both are killed. Needs Java and Maven.
+upstream: setup ## Nodes over one bucket of real object stores (s3proxy, Azurite), and in front of a server; all are killed. Needs Java and Maven.
 	tests/upstream/setup
 	tests/upstream/run
 

@@ -246,7 +246,7 @@ def digests(stage: Stage) -> None:
     """A thousand digests that are there, asked for by a node that has never heard of them."""
     blobs = [fresh(100) for _ in range(1000)]
     with ExitStack() as running:
-        url, _ = running.enter_context(real._redis(stage.directory))
+        url, _ = running.enter_context(real.redis(stage.directory))
         index = ("--workers", "1", "--upstream-index", url)
         with stage.ours("tells", *index) as node, Client(node.address) as client:
             client.put(*blobs)

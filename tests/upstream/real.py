@@ -20,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import grpc
 
@@ -41,8 +42,34 @@ KILLS = 3
 DIGESTS = 1000
 
 
+class Store(Protocol):
+    """A real object store, on the same port whenever it starts."""
+
+    @property
+    def flags(self) -> Sequence[str]:
+        """What a node is told of it."""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The same: its credentials."""
+
+    @property
+    def wrong(self) -> Mapping[str, str]:
+        """What makes them wrong."""
+
+    def itself(self) -> ObStore:
+        """Its own client."""
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 class ObjectStore:
-    """s3proxy over a directory; on the same port whenever it starts."""
+    """s3proxy over a directory.  See `Store`."""
+
+    environ = CREDENTIALS
+    wrong: ClassVar = {"AWS_SECRET_ACCESS_KEY": "wrong"}
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -58,6 +85,16 @@ class ObjectStore:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def flags(self) -> Sequence[str]:
+        return ("--upstream", "s3://bucket/team", "--upstream-endpoint", self.endpoint,
+                "--upstream-region", "here")  # fmt: skip
+
+    def itself(self) -> ObStore:
+        given = {"endpoint": self.endpoint, "region": "here"}
+        keys = {name.lower().removeprefix("aws_"): value for name, value in CREDENTIALS.items()}
+        return connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
 
     def start(self) -> None:
         (self._scratch / "properties").write_text(
@@ -83,7 +120,7 @@ class ObjectStore:
         assert process is not None
         assert process.poll() is None, (self._scratch / "s3proxy.log").read_text()
         # Port 0 was picked by the system: what it is, the system tells.
-        found = _listening(process.pid)
+        found = listening(process.pid)
         if found:
             self.port = found
         return bool(found)
@@ -94,7 +131,7 @@ class ObjectStore:
         self._process.wait()
 
 
-def _listening(pid: int) -> int:
+def listening(pid: int) -> int:
     """The port on which a process listens, 0 for none."""
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
@@ -111,7 +148,7 @@ def _listening(pid: int) -> int:
 class Fleet:
     """The nodes, each with a disk of its own."""
 
-    def __init__(self, scratch: Path, running: ExitStack, objects: ObjectStore) -> None:
+    def __init__(self, scratch: Path, running: ExitStack, objects: Store) -> None:
         self.scratch = scratch
         self._running = running
         self._objects = objects
@@ -126,10 +163,9 @@ class Fleet:
             process = subprocess.Popen(
                 [sys.executable, "-m", "cas", "serve", "--dir", str(self.scratch / name),
                  "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", "2",
-                 "--upstream", "s3://bucket/team", "--upstream-endpoint", self._objects.endpoint,
-                 "--upstream-region", "here", "--upstream-timeout", "5", *more],
+                 *self._objects.flags, "--upstream-timeout", "5", *more],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                env={**os.environ, **CREDENTIALS, **environ},
+                env={**os.environ, **self._objects.environ, **environ},
             )  # fmt: skip
         server = Server(process, log)
         try:
@@ -154,16 +190,29 @@ def main() -> int:
         objects.start()
         running.callback(objects.kill)
         nodes = Fleet(scratch, running, objects)
-        steps = (_shared, _counted, _indexed, _streamed, _renewed, _refused, _outage, _killed)
-        for step in steps:
-            began = time.monotonic()
-            step(nodes, objects)
-            print(f"{step.__name__.strip('_')}: well, {time.monotonic() - began:.1f} s")
-    print(f"{len(steps)} passed, 0 failed")
+        steps = (shared, counted, indexed, streamed, renewed, refused, outage, killed)
+        walk(steps, nodes, objects)
     return 0
 
 
-def _shared(nodes: Fleet, objects: ObjectStore) -> None:
+Step = Callable[["Fleet", "Store"], None]
+
+
+def walk(steps: Sequence[Step], nodes: Fleet, objects: Store) -> None:
+    """One after another."""
+    for step in steps:
+        began = time.monotonic()
+        step(nodes, objects)
+        print(f"{_name(step)}: well, {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{len(steps)} passed, 0 failed")
+
+
+def _name(step: Step) -> str:
+    name: str = getattr(step, "func", step).__name__
+    return name
+
+
+def shared(nodes: Fleet, objects: Store) -> None:
     made = fleet.build()
     first, second, third = nodes.node("a"), nodes.node("b"), nodes.node("c")
     fleet.fill(first, made)
@@ -173,7 +222,7 @@ def _shared(nodes: Fleet, objects: ObjectStore) -> None:
         print("   ", node.status())
 
 
-def _counted(nodes: Fleet, objects: ObjectStore) -> None:
+def counted(nodes: Fleet, objects: Store) -> None:
     # One worker: each remembers for itself.
     node = nodes.node("counts", "--workers", "1", "--upstream-remember-absent", "3600")
     blobs = [fresh(20) for _ in range(DIGESTS)]
@@ -184,10 +233,10 @@ def _counted(nodes: Fleet, objects: ObjectStore) -> None:
             assert asked == expected
 
 
-def _indexed(nodes: Fleet, objects: ObjectStore) -> None:
+def indexed(nodes: Fleet, objects: Store) -> None:
     blobs = [fresh(20) for _ in range(2 * DIGESTS)]
     with ExitStack() as running:
-        url, kill = running.enter_context(_redis(nodes.scratch))
+        url, kill = running.enter_context(redis(nodes.scratch))
         index = ("--workers", "1", "--upstream-index", url)
         with Client(nodes.node("tells", *index).grpc) as client:
             client.put(*blobs)
@@ -201,7 +250,7 @@ def _indexed(nodes: Fleet, objects: ObjectStore) -> None:
 
 
 @contextmanager
-def _redis(scratch: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def redis(scratch: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Debian's Redis; its URL, and what kills it."""
     root = HOME / "redis"
     libraries = [str(path) for path in (root / "usr" / "lib").iterdir() if path.is_dir()]
@@ -224,7 +273,7 @@ def _redis(scratch: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         kill()
 
 
-def _streamed(nodes: Fleet, objects: ObjectStore) -> None:
+def streamed(nodes: Fleet, objects: Store) -> None:
     large = fresh(64 * MIB)
     with Client(nodes.node("fills").grpc) as client:
         client.upload(large)
@@ -236,9 +285,9 @@ def _streamed(nodes: Fleet, objects: ObjectStore) -> None:
             print(f"    64 MiB: {told}; the object store's own client {own * 1e3:.0f} ms")
 
 
-async def _by_itself(objects: ObjectStore, large: Blob) -> float:
+async def _by_itself(objects: Store, large: Blob) -> float:
     """Seconds that the object store's own client takes."""
-    store = _itself(objects)
+    store = objects.itself()
     began = time.monotonic()
     found = await store.get(f"v1/cas/sha256/{large.hash[:2]}/{large.hash}", 0, None)
     size = 0
@@ -248,13 +297,7 @@ async def _by_itself(objects: ObjectStore, large: Blob) -> float:
     return time.monotonic() - began
 
 
-def _itself(objects: ObjectStore) -> ObStore:
-    given = {"endpoint": objects.endpoint, "region": "here"}
-    keys = {name.lower().removeprefix("aws_"): value for name, value in CREDENTIALS.items()}
-    return connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
-
-
-def _renewed(nodes: Fleet, objects: ObjectStore) -> None:
+def renewed(nodes: Fleet, objects: Store) -> None:
     blob = fresh(30 * KIB)
     with Client(nodes.node("uses").grpc) as client:
         client.put(blob)
@@ -265,13 +308,13 @@ def _renewed(nodes: Fleet, objects: ObjectStore) -> None:
         assert client.read(blob.name) == blob.data
 
 
-async def _age_of(objects: ObjectStore, blob: Blob) -> float:
-    found = await _itself(objects).look(f"v1/cas/sha256/{blob.hash[:2]}/{blob.hash}")
+async def _age_of(objects: Store, blob: Blob) -> float:
+    found = await objects.itself().look(f"v1/cas/sha256/{blob.hash[:2]}/{blob.hash}")
     return found.age
 
 
-def _refused(nodes: Fleet, objects: ObjectStore) -> None:
-    node = nodes.node("refused", "--workers", "1", AWS_SECRET_ACCESS_KEY="wrong")
+def refused(nodes: Fleet, objects: Store) -> None:
+    node = nodes.node("refused", "--workers", "1", **objects.wrong)
     with Client(node.grpc) as client:
         for _ in range(6):
             with fails(grpc.StatusCode.UNAVAILABLE):
@@ -279,7 +322,7 @@ def _refused(nodes: Fleet, objects: ObjectStore) -> None:
     assert fleet.is_down(node)
 
 
-def _outage(nodes: Fleet, objects: ObjectStore) -> None:
+def outage(nodes: Fleet, objects: Store) -> None:
     held, elsewhere = fleet.build(), fleet.build()
     fleet.fill(nodes.node("there"), elsewhere)
     node = nodes.node("here", "--workers", "1")
@@ -294,7 +337,7 @@ def _outage(nodes: Fleet, objects: ObjectStore) -> None:
     fleet.hits(node, elsewhere)
 
 
-def _killed(nodes: Fleet, objects: ObjectStore) -> None:
+def killed(nodes: Fleet, objects: Store) -> None:
     """Writers that go on while the object store is killed and started again."""
     told = fleet.loses_nothing(nodes.node("writes"), lambda: nodes.node("reads"), objects, KILLS)
     print("   ", told)
