@@ -83,6 +83,10 @@ class Unavailable(CasError):
     """What lies upstream cannot be had now; the caller may try again later."""
 
 
+class Circular(CasError):
+    """What is asked is an outcome of this node's own question: it is its own upstream."""
+
+
 class StoreClosed(CasError):
     """The store is shutting down; the caller may try again elsewhere or later."""
 

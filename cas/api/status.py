@@ -31,6 +31,7 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.UploadSuperseded: grpc.StatusCode.ABORTED,
     errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.MissingReferences: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Circular: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DataLoss: grpc.StatusCode.DATA_LOSS,
     errors.StoreClosed: grpc.StatusCode.UNAVAILABLE,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,

@@ -36,6 +36,8 @@ FAR_SECONDS = 0.1
 
 LATE_SECONDS = 60.0
 """A write that waits longer to be sent upstream is told of."""
+CIRCLE_SECONDS = 900.0
+"""For which a call that came back to its own node is: those that go on do so every ten minutes."""
 SKEW_SECONDS = 60.0
 """Certificates and tokens begin to fail; the newest save is no longer the newest."""
 
@@ -309,6 +311,14 @@ async def upstream(client: AsyncClient) -> Finding | None:
     unsent = told.get("unsent") or {}
     waits, age = unsent.get("entries", 0), unsent.get("oldest_seconds", 0.0)
     waiting = f"; {waits:,} writes wait to be sent, the oldest for {age:.0f} s" if waits else ""
+    circle = told.get("circle_seen")
+    if circle and time.time() - circle < CIRCLE_SECONDS:
+        return Finding(
+            "upstream",
+            "failed",
+            f"{where} leads back to this node: it is asked what it asks, and refuses that{waiting}",
+            "nodes are each other's upstream, or one is its own: change `upstream` of one of them",
+        )
     if told.get("down"):
         since = told.get("down_since")
         lasted = f", for {max(0.0, time.time() - since):.0f} s" if since else ""

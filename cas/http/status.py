@@ -23,6 +23,7 @@ _STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.LimitExceeded: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NoSpace: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.MissingReferences: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.Circular: HTTPStatus.LOOP_DETECTED,
     errors.DataLoss: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StoreClosed: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,

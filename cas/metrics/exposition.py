@@ -95,6 +95,7 @@ def status(board: Board, *, upstream: str = "", clock: float | None = None) -> d
             "url": upstream or None,
             "down": bool(totals.value(families.UPSTREAM_DOWN)),
             "down_since": totals.value(families.UPSTREAM_DOWN_SINCE) or None,
+            "circle_seen": totals.value(families.UPSTREAM_CIRCLE) or None,
             "requests": int(totals.sum(families.UPSTREAM_REQUESTS)),
             "received_bytes": int(totals.value(families.UPSTREAM_BYTES, "received")),
             "sent_bytes": int(totals.value(families.UPSTREAM_BYTES, "sent")),

@@ -284,6 +284,12 @@ UPSTREAM_DOWN_SINCE = Family(
     "Since when a process has left it alone; 0 while it does not.",
     latest=True,
 )
+UPSTREAM_CIRCLE = Family(
+    "cas_upstream_circle_timestamp_seconds",
+    "gauge",
+    "When a call of this node's own came back to it by its upstream last; 0 for never.",
+    latest=True,
+)
 
 UNSENT = Family(
     "cas_upstream_unsent_entries",
@@ -338,7 +344,7 @@ COUNTED: tuple[Family, ...] = (
     SCRUBBED, SCRUBBED_BYTES, SCRUB_BAD, SCRUBBED_AT,
     UPSTREAM_REQUESTS, UPSTREAM_SECONDS, UPSTREAM_RETRIES, UPSTREAM_REMEMBERED, UPSTREAM_INDEX,
     UPSTREAM_BYTES, UPSTREAM_FETCHED, UPSTREAM_ACTIONS, UPSTREAM_BAD, UPSTREAM_DOWN,
-    UPSTREAM_DOWN_SINCE,
+    UPSTREAM_DOWN_SINCE, UPSTREAM_CIRCLE,
     UNSENT, UNSENT_BYTES, UNSENT_AGE, UNSENT_ENDED,
     LOGGED, WORKERS, WORKERS_WANTED, WORKER_ENDS, STARTED_AT,
 )  # fmt: skip

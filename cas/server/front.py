@@ -27,7 +27,7 @@ from cas.server import access, listen, process, tls
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
-from cas.server.stores import open_for_serving, open_tiered
+from cas.server.stores import nodes_of, open_for_serving, open_tiered
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
@@ -36,7 +36,7 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
     with contextlib.ExitStack() as opened:
         local = open_for_serving(config, metrics)
         opened.callback(local.close)
-        store = open_tiered(local, config, metrics)
+        store = open_tiered(local, config, metrics, nodes_of(config, task.node))
         if store is not local:
             opened.callback(store.close)
 

@@ -55,7 +55,9 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             opened.callback(sweep.close)
         keeper = _hits(task, layout, files)
         drain = None
-        sends = stores.open_drain(layout, index, files, config, metrics)
+        sends = stores.open_drain(
+            layout, index, files, config, metrics, stores.nodes_of(config, task.node)
+        )
         if sends is not None:
             drain, close = sends
             opened.callback(close)

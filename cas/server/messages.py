@@ -43,6 +43,8 @@ class Task:
     """The descriptor of the memory that all processes count in (`cas.metrics.board`)."""
     sheet: int
     """Which part of it is this worker's."""
+    node: str = ""
+    """The server's name to other nodes, new at each start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ def encode_task(task: Task) -> bytes:
             "config": config.to_wire(task.config),
             "board": task.board,
             "sheet": task.sheet,
+            "node": task.node,
         }
     )
 
@@ -79,6 +82,7 @@ def decode_task(line: bytes) -> Task:
         config=config.from_wire(fields["config"]),
         board=fields["board"],
         sheet=fields["sheet"],
+        node=fields["node"],
     )
 
 

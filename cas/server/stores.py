@@ -26,6 +26,7 @@ from cas.store.verifying import VerifyingStore
 
 if TYPE_CHECKING:
     from cas.upstream.draining import Drain
+    from cas.upstream.nodes import Nodes
     from cas.upstream.objects import Aging, Objects
     from cas.upstream.store import TieredStore
     from cas.upstream.sweep import Sweep
@@ -52,16 +53,32 @@ def open_for_serving(config: Config, metrics: Metrics) -> LocalStore:
     )
 
 
-def open_tiered(local: LocalStore, config: Config, metrics: Metrics) -> BlobStore:
+def nodes_of(config: Config, name: str) -> Nodes | None:
+    """What tells whether this node, `name`, is its own upstream; None where it cannot be."""
+    if not is_server(config.upstream):
+        return None
+    from cas.upstream.nodes import Nodes
+
+    return Nodes(name)
+
+
+def open_tiered(
+    local: LocalStore, config: Config, metrics: Metrics, nodes: Nodes | None
+) -> BlobStore:
     """The store that services are given: `local` itself, or where there is an upstream, one in
-    front of it, to be closed before `local`."""
+    front of it, to be closed before `local`; `nodes` is `nodes_of`'s."""
     if not config.upstream:
         return local
-    return _tiered(local, config, metrics, back=queue_limits(config) is not None)
+    return _tiered(local, config, metrics, nodes, back=queue_limits(config) is not None)
 
 
 def open_drain(
-    layout: Layout, index: Index, files: Files, config: Config, metrics: Metrics
+    layout: Layout,
+    index: Index,
+    files: Files,
+    config: Config,
+    metrics: Metrics,
+    nodes: Nodes | None = None,
 ) -> tuple[Drain, Callable[[], None]] | None:
     """What sends upstream what was acknowledged before, and what closes it before `index`; None
     where nothing is to be sent."""
@@ -80,7 +97,7 @@ def open_drain(
     # It reads, and checks what it sends: this was written a while ago.
     options = StoreOptions(durability=config.durability)
     local = VerifyingStore(layout, index, files, options)
-    store = _tiered(local, config, metrics, back=False)
+    store = _tiered(local, config, metrics, nodes, back=False)
 
     def close() -> None:
         store.close()
@@ -89,7 +106,9 @@ def open_drain(
     return Drain(index, store.beyond, width=config.upstream_concurrency, metrics=metrics), close
 
 
-def _tiered(local: LocalStore, config: Config, metrics: Metrics, *, back: bool) -> TieredStore:
+def _tiered(
+    local: LocalStore, config: Config, metrics: Metrics, nodes: Nodes | None, *, back: bool
+) -> TieredStore:
     # Imported here: a node of its own has no use for any of it.
     from cas.upstream.memory import MemoryOptions, SharedOptions
     from cas.upstream.opening import TierOptions, open_before, open_tier
@@ -122,7 +141,7 @@ def _tiered(local: LocalStore, config: Config, metrics: Metrics, *, back: bool) 
         helper=config.upstream_helper,
     )
     one = config.upstream_instance
-    make = connect(config.upstream, files, one.strip("/") if one else None)
+    make = connect(config.upstream, files, one.strip("/") if one else None, nodes)
     return open_before(local, make, options, metrics)
 
 

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import random
+import secrets
 import selectors
 import signal
 import socket
@@ -152,6 +153,7 @@ class Supervisor:
         manager: Manager,
     ) -> None:
         self._config = config
+        self._node = secrets.token_hex(8)
         self._tally = tally
         self._manager = manager
         self._grpc = grpc
@@ -288,6 +290,7 @@ class Supervisor:
             config=self._config,
             board=self._tally.fd,
             sheet=self._tally.sheet(slot.role, slot.number),
+            node=self._node,
         )
         try:
             child = Child(task, self._environ)

@@ -14,6 +14,7 @@ import time
 from cas.api import admin, caller, service
 from cas.api.gate import Gate
 from cas.api.limits import Limits
+from cas.api.round import Circle
 from cas.config import Config
 from cas.metrics.board import Board
 from cas.metrics.instruments import Metrics
@@ -27,7 +28,7 @@ from cas.server import access, health, process, reflection, tls
 from cas.server.link import Link
 from cas.server.messages import BEAT, READY, Event, Task
 from cas.server.process import BEAT_INTERVAL
-from cas.server.stores import open_for_serving, open_tiered
+from cas.server.stores import nodes_of, open_for_serving, open_tiered
 
 
 def serve(task: Task, link: Link, metrics: Metrics) -> None:
@@ -36,7 +37,8 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
     with contextlib.ExitStack() as opened:
         local = open_for_serving(config, metrics)
         opened.callback(local.close)
-        store = open_tiered(local, config, metrics)
+        nodes = nodes_of(config, task.node)
+        store = open_tiered(local, config, metrics, nodes)
         if store is not local:
             opened.callback(store.close)
         engine = _engine(config, metrics)
@@ -55,11 +57,14 @@ def serve(task: Task, link: Link, metrics: Metrics) -> None:
             opened.callback(chunks.close)
         checks = health.Health(engine.runtime)
         names = [*service.SERVICES, admin.SERVICE, health.SERVICE]
+        handlers = service.handlers(
+            store, engine.runtime, _limits(config), EOF, gate, origins, chunks
+        )
+        if nodes is not None:
+            handlers = [*map(Circle(nodes, metrics).before, handlers)]
         engine.add_generic_rpc_handlers(
             [
-                *service.handlers(
-                    store, engine.runtime, _limits(config), EOF, gate, origins, chunks
-                ),
+                *handlers,
                 admin.Admin(local.administration(), engine.runtime, gate).handler(),
                 checks.handler(),
                 reflection.handler(names, gate),

@@ -17,6 +17,7 @@ from pathlib import Path
 from cas.client.credentials import Authorizer, Credentials, Headers, basic
 from cas.client.remote import Remote
 from cas.errors import ConfigError
+from cas.upstream.nodes import Nodes
 
 READ_SECONDS = 60.0
 """For which what was read is believed."""
@@ -43,9 +44,14 @@ class FileIdentity:
     """See `cas.client.credentials.Identity`.  Used on one loop."""
 
     def __init__(
-        self, files: Files, remote: Remote, clock: Callable[[], float] = time.monotonic
+        self,
+        files: Files,
+        remote: Remote,
+        nodes: Nodes | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises ConfigError, naming a file, but nothing that is in it."""
+        self._nodes = nodes
         self._files = files
         self._clock = clock
         helper = "" if files.helper is None else str(files.helper)
@@ -56,7 +62,8 @@ class FileIdentity:
     async def headers(self) -> Headers:
         if self._clock() >= self._until:
             self._read()
-        return self._headers + await self._helper.headers()
+        told = () if self._nodes is None else self._nodes.headers()
+        return self._headers + await self._helper.headers() + told
 
     def refused(self) -> bool:
         return self._read() or self._helper.refused()

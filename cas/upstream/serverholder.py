@@ -34,12 +34,13 @@ from cas.client.overgrpc import GrpcWire
 from cas.client.remote import Remote, parse
 from cas.client.wire import Offer, Parcel
 from cas.digest import BY_NAME, SHA256, Digest
-from cas.errors import CasError, ConfigError, DataLoss, NotFound
+from cas.errors import CasError, ConfigError, DataLoss, LimitExceeded, NotFound
 from cas.errors import Unavailable as NotHeardOf
 from cas.pb import remote_execution_pb2 as pb
 from cas.upstream.gathering import Gathered
 from cas.upstream.holder import Parts
 from cas.upstream.identity import FileIdentity, Files, check_pem
+from cas.upstream.nodes import Nodes
 from cas.upstream.objects import Absent, Broken, Denied, Refused
 from cas.upstream.trying import Trying
 
@@ -67,8 +68,10 @@ BAD = 10_000
 log = logging.getLogger("cas.upstream")
 
 
-def connect(url: str, files: Files, instance: str | None) -> Callable[[Trying], ServerHolder]:
-    """What makes a holder of the server at `url`; nothing is asked yet.
+def connect(
+    url: str, files: Files, instance: str | None, nodes: Nodes | None = None
+) -> Callable[[Trying], ServerHolder]:
+    """What makes a holder of the server at `url`; nothing is asked yet.  `nodes` are told to it.
 
     Blobs lie in the URL's instance, action results in that of the same name here, below the URL's;
     all of them in `instance`, where one is given.  Raises ConfigError.
@@ -79,7 +82,7 @@ def connect(url: str, files: Files, instance: str | None) -> Callable[[Trying], 
     check_pem(files)
     if files.key is not None and not remote.tls:
         raise ConfigError(f"upstream {remote}: certificates need grpcs://")
-    identity = FileIdentity(files, remote)
+    identity = FileIdentity(files, remote, nodes)
     if not (remote.tls or remote.local) and (files.token or files.login or files.helper):
         log.warning("credentials go upstream unencrypted", extra={"upstream": str(remote)})
 
@@ -543,6 +546,9 @@ def _translated(error: CasError, *, writes: bool = False) -> Exception:
         return Refused(said)
     if isinstance(error, PermissionDenied):
         return _NoWrites(said) if writes else Refused(said)
+    if isinstance(error, LimitExceeded) and not writes:
+        # A precondition of all that is asked: the node that asks is its own upstream.
+        return Refused(said)
     if isinstance(error, Unsupported):
         return _Unserved(said)
     return Denied(said)

@@ -129,6 +129,13 @@ def test_what_lies_behind_is_told() -> None:
         assert down is not None
         assert down.verdict == "failed"
         assert "s3://b cannot be had, for 10" in down.detail
+        circle = await told({"url": "grpc://b", "circle_seen": time.time() - 100})
+        assert circle is not None
+        assert circle.verdict == "failed"
+        assert "grpc://b leads back to this node" in circle.detail
+        over = await told({"url": "grpc://b", "circle_seen": time.time() - 3600})
+        assert over is not None
+        assert over.verdict == "ok"
         late = await told({"url": "s3://b", "unsent": {"entries": 3, "oldest_seconds": 90.0}})
         assert late is not None
         assert late.verdict == "warning"

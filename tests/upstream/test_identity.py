@@ -60,7 +60,7 @@ def test_what_is_not_there_or_too_much_is_told(tmp_path: Path) -> None:
 def test_files_are_read_again_when_old_or_refused(tmp_path: Path) -> None:
     now = [0.0]
     path = file(tmp_path, "one")
-    identity = FileIdentity(Files(token=path), REMOTE, lambda: now[0])
+    identity = FileIdentity(Files(token=path), REMOTE, clock=lambda: now[0])
 
     def token() -> str:
         [(_, value)] = asyncio.run(identity.headers())
