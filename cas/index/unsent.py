@@ -12,6 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from cas.index.lmdb import UNSENT_BYTES, UNSENT_ROW, Index
+from cas.index.records import unpack_record
 
 PAGE = 256
 """Rows in one snapshot."""
@@ -26,6 +27,11 @@ class Unsent(NamedTuple):
     serial: int
     key: bytes | None
     """None where there is no such entry: nothing is to be sent then."""
+    since: int = 0
+    """Seconds since the epoch."""
+    came_then: bool = False
+    """Whether the entry was written when it began to wait, to a minute: it came from a client.
+    Others were here before, and wait because somebody relies on them."""
 
 
 class Waiting(NamedTuple):
@@ -59,7 +65,12 @@ def page(index: Index, after: int = -1) -> list[Unsent]:
                 key = tables.txn.get(place, db=tables.order)
                 record = None if key is None else tables.txn.get(key, db=tables.meta)
                 is_named = record is not None and record[_SERIAL] == place
-                out.append(Unsent(_number(place), key if is_named else None))
+                if record is not None and is_named:
+                    since, _ = UNSENT_ROW.unpack(cursor.value())
+                    came_then = since // 60 - unpack_record(record).written in (0, 1)
+                    out.append(Unsent(_number(place), key, since, came_then))
+                else:
+                    out.append(Unsent(_number(place), None))
                 found = cursor.next()
     return out
 

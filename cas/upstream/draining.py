@@ -40,6 +40,9 @@ BATCH = 256
 """… unless there is so much of it."""
 MIN_PAUSE, MAX_PAUSE = 0.25, 2.0
 """Seconds between two trials while upstream fails; the breaker has its own, longer ones."""
+NEW_SECONDS = 60.0
+"""For which a blob that came from a client is taken to be lacking upstream: clients send what
+FindMissingBlobs lacked, which asked upstream.  Where that is wrong it is sent in vain."""
 TELL_SECONDS = 1.0
 TELL_SHARE = 0.01
 """Of the time, for finding the oldest entry."""
@@ -50,9 +53,10 @@ log = logging.getLogger("cas.upstream")
 class Target(Protocol):
     """Where to send it: `Tier`."""
 
-    def send(self, keys: list[bytes], /, *, sure: bool) -> Pending[None]:
+    def send(self, keys: list[bytes], /, *, sure: bool, new: bool) -> Pending[None]:
         """Resolved once these blobs are upstream.  Fails with NotFound where one is neither here
-        nor there, Unavailable where upstream fails.  `sure` has upstream asked in any case."""
+        nor there, Unavailable where upstream fails.  `sure` has upstream asked whatever was known
+        of it, but of those that are `new`, which are taken to be lacking there."""
 
     def send_action(
         self, instance: str, digest: Digest, references: list[bytes], result: bytes, /
@@ -187,7 +191,7 @@ class Drain:
             self._begin(entry)
 
     def _begin(self, entry: Unsent) -> None:
-        serial, key = entry
+        serial, key = entry.serial, entry.key
         if serial in self._under_way or serial in self._done:
             return
         if key is None:
@@ -195,15 +199,16 @@ class Drain:
             return
         if key in self._keys:
             return
-        pending = self._send(key)
+        pending = self._send(key, entry)
         self._under_way[serial] = _UnderWay(key, pending)
         self._keys.add(key)
         pending.add_done_callback(lambda: self._ended.append(serial))
 
-    def _send(self, key: bytes) -> Pending[None]:
+    def _send(self, key: bytes, entry: Unsent) -> Pending[None]:
         if key[:1] != b"\0":
+            new = entry.came_then and 0 <= self._clock() - entry.since < NEW_SECONDS
             # Another process may have found its object damaged since, and removed it.
-            return self._target.send([key], sure=True)
+            return self._target.send([key], sure=True, new=new)
         packed = self._index.packed_action(key)
         if packed is None:
             return failed(NotFound("the action result was removed"))

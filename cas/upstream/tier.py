@@ -440,10 +440,13 @@ class Tier:
             return resolved(None)
         return self.send(keys) if self.back is None else self.back.keep(keys)
 
-    def send(self, keys: Sequence[bytes], /, *, sure: bool = False) -> Pending[None]:
+    def send(
+        self, keys: Sequence[bytes], /, *, sure: bool = False, new: bool = False
+    ) -> Pending[None]:
         """Resolved once these blobs are upstream.  Fails with NotFound where one is neither here
-        nor there.  `sure` does without the memory of what was there a while ago."""
-        return self._loop.run(lambda: self._keep(keys, sure=sure))
+        nor there.  `sure` does without the memory of what was there a while ago; what is `new` is
+        not looked for either, where that is a request of its own."""
+        return self._loop.run(lambda: self._keep(keys, sure=sure, new=new))
 
     def after(self, committed: Pending[None], digest: Digest) -> Pending[None]:
         """What a write comes to: its local commit, and then its object."""
@@ -453,29 +456,33 @@ class Tier:
             return self.back.after(committed, digest)
         return then(committed, lambda _: self.send([digest.key]))
 
-    async def _keep(self, asked: Iterable[bytes], *, sure: bool = False) -> None:
+    async def _keep(self, asked: Iterable[bytes], *, sure: bool = False, new: bool = False) -> None:
         wanted = [key for key in dict.fromkeys(asked) if sure or not self._memory.has(key)]
-        ended = await asyncio.gather(*map(self._sent, wanted), return_exceptions=True)
+        sending = [self._sent(key, new=new) for key in wanted]
+        ended = await asyncio.gather(*sending, return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _sent(self, key: bytes) -> None:
+    async def _sent(self, key: bytes, *, new: bool) -> None:
         task = self._sending.get(key)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._send(digests.from_key(key)))
+            send = self._send(digests.from_key(key), new=new)
+            task = asyncio.get_running_loop().create_task(send)
             self._sending[key] = task
             task.add_done_callback(lambda _: self._sending.pop(key))
         # Others may wait for the same.
         await asyncio.shield(task)
 
-    async def _send(self, digest: Digest) -> None:
+    async def _send(self, digest: Digest, *, new: bool) -> None:
         if not digest.size:
             return
         if not await self._holder.takes(digest):
             # It stays here, as does whatever names it.
             return
-        if not self._memory.lacks(digest.key) and await self._is_there(digest):
+        # What is sent in one request costs little more in vain; a server is asked for many at once.
+        new = new and digest.size <= SENT_WHOLE and self._holder.one_by_one
+        if not new and not self._memory.lacks(digest.key) and await self._is_there(digest):
             return
         data = self._local.read_small(digest)
         if data is None:

@@ -15,6 +15,7 @@ from cas.digest import Digest
 from cas.errors import NoSpace, NotFound
 from cas.index import unsent
 from cas.index.lmdb import Index
+from cas.index.records import pack_record
 from cas.metrics.instruments import Metrics
 from cas.store import admission, fsck
 from cas.store.backlog import QueueLimits
@@ -29,10 +30,11 @@ from cas.store.space import Space
 from cas.store.stat import Amount, take
 from cas.store.usage import Meter, SizeLimits
 from cas.store.verifying import VerifyingStore
-from cas.upstream.draining import Drain
+from cas.upstream.draining import NEW_SECONDS, Drain
 from cas.upstream.objects import Refused
 from cas.upstream.opening import TierOptions, open_tier
 from cas.upstream.patience import Breaker
+from cas.upstream.tier import SENT_WHOLE
 from cas.upstream.trying import Patience
 from tests.upstream.bucket import Bucket
 from tests.upstream.test_tier import PATIENCE, name_of, put, read, some_bytes, until
@@ -219,8 +221,32 @@ class TestDraining:
     def test_what_is_upstream_already_is_not_sent_again(self, node: Node, bucket: Bucket) -> None:
         bucket.objects[name_of(digests.of(b"x"))] = b"x"
         put(node.store, b"x")
+        node.now[0] += NEW_SECONDS
         node.drained()
         assert bucket.count("put") == 0
+
+    def test_what_has_just_come_is_not_looked_for(self, node: Node, bucket: Bucket) -> None:
+        found = put(node.store, b"small", some_bytes(300_000))
+        node.act(b"result", *found)
+        node.drained()
+        assert bucket.count("put") == 3
+        assert bucket.count("head") == 0
+
+    def test_what_is_sent_in_parts_is_looked_for(self, node: Node, bucket: Bucket) -> None:
+        put(node.store, some_bytes(SENT_WHOLE + 1))
+        node.drained()
+        assert (bucket.count("head"), bucket.count("put")) == (1, 1)
+
+    def test_what_was_here_before_is_looked_for(self, node: Node, bucket: Bucket) -> None:
+        [digest] = put(node.store, b"x")
+        node.drained()
+        [record] = [record for _, record in node.index.keys(b"", 1000) if record.stored]
+        with node.index.writing() as tables:
+            old = record._replace(written=record.written - 10)
+            tables.txn.put(digest.key, pack_record(old), db=tables.meta)
+        node.local.send_later([digest.key]).wait(PATIENCE)
+        node.drained()
+        assert (bucket.count("head"), bucket.count("put")) == (1, 1)
 
     def test_what_was_damaged_upstream_since_is_sent_again(
         self, node: Node, bucket: Bucket

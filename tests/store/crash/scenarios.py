@@ -265,7 +265,7 @@ class Shelf:
     directory: Path
     store: LocalStore
 
-    def send(self, keys: list[bytes], /, *, sure: bool = False) -> Pending[None]:
+    def send(self, keys: list[bytes], /, *, sure: bool = False, new: bool = False) -> Pending[None]:
         for key in keys:
             with closing(self.store.open(digests.from_key(key))) as blob:
                 content = bytearray(blob.size)
