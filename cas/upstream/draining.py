@@ -206,7 +206,7 @@ class Drain:
 
     def _send(self, key: bytes, entry: Unsent) -> Pending[None]:
         if key[:1] != b"\0":
-            new = entry.came_then and 0 <= self._clock() - entry.since < NEW_SECONDS
+            new = entry.came_then and self._clock() < entry.since + NEW_SECONDS
             # Another process may have found its object damaged since, and removed it.
             return self._target.send([key], sure=True, new=new)
         packed = self._index.packed_action(key)
