@@ -7,11 +7,11 @@ a snapshot for longer than `PAGE` entries take.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from struct import Struct
 from typing import NamedTuple
 
-from cas.index.lmdb import NEXT_SERIAL, Index, Tables
+from cas.index.lmdb import Index
 from cas.index.records import Record, cut_action, unpack_action, unpack_record
+from cas.index.tables import NEXT_SERIAL, PLACE, Tables, counted, number, seek_behind
 from cas.index.uses import PAGE as USES_PAGE
 
 PAGE = 1000
@@ -20,7 +20,6 @@ PAGE = 1000
 ACTIONS_PAGE = 100
 """Action results in one snapshot: each may reference thousands of blobs."""
 
-_SERIAL_KEY = Struct("=Q")
 REFERRING = (b"\0", b"\xff")
 """What the keys of all that references blobs open with: action results (`records.action_key`)
 and values (`records.value_key`)."""
@@ -34,7 +33,7 @@ def ages(index: Index) -> Iterator[tuple[int, memoryview]]:
 def entries(index: Index, serials: Sequence[int]) -> list[tuple[bytes, Record]]:
     """The entries with these serials, in that order; those of no entry are passed over, and
     have their time cleared."""
-    places = [_SERIAL_KEY.pack(serial) for serial in serials]
+    places = [PLACE.pack(serial) for serial in serials]
     out = []
     with index.reading() as tables:
         with tables.txn.cursor(tables.order) as cursor:
@@ -45,7 +44,7 @@ def entries(index: Index, serials: Sequence[int]) -> list[tuple[bytes, Record]]:
             raw = raws.get(key)
             if raw is not None:
                 record = unpack_record(raw)
-                if _SERIAL_KEY.pack(record.serial) == place:
+                if PLACE.pack(record.serial) == place:
                     out.append((key, record))
     living = {record.serial for _, record in out}
     # A use that was noted after its entry had gone; or the empty blob, which has no age.
@@ -74,9 +73,7 @@ def dead_actions(index: Index, prefix: bytes, after: bytes, written_before: int)
     seen = 0
     key = after
     with index.reading() as tables, tables.txn.cursor(tables.meta) as cursor:
-        found = cursor.set_range(after or prefix)
-        if found and cursor.key() == after:
-            found = cursor.next()
+        found = seek_behind(cursor, after or prefix)
         while found and seen < ACTIONS_PAGE and cursor.key().startswith(prefix):
             key = cursor.key()
             seen += 1
@@ -100,7 +97,7 @@ def _is_dead(tables: Tables, place: bytes, packed: bytes, written_before: int) -
 
 
 def _place(raw: bytes) -> bytes:
-    return _SERIAL_KEY.pack(unpack_record(raw).serial)
+    return PLACE.pack(unpack_record(raw).serial)
 
 
 def mend_times(index: Index, after: int) -> int | None:
@@ -112,24 +109,19 @@ def mend_times(index: Index, after: int) -> int | None:
     rows: list[tuple[bytes, bytes]] = []
     with index.reading() as tables:
         with tables.txn.cursor(tables.order) as cursor:
-            found = cursor.set_range(_SERIAL_KEY.pack(after + 1))
+            found = cursor.set_range(PLACE.pack(after + 1))
             while found and len(rows) < PAGE:
                 rows.append(cursor.item())
                 found = cursor.next()
-        lost = [(place, key) for place, key in rows if not index.uses.load(_number(place))]
+        lost = [(place, key) for place, key in rows if not index.uses.load(number(place))]
         times = []
         for place, key in lost:
             raw = tables.txn.get(key, db=tables.meta)
             if raw is not None and _place(raw) == place:
-                times.append((_number(place), unpack_record(raw).written))
+                times.append((number(place), unpack_record(raw).written))
     for serial, minute in times:
         index.uses.store([serial], minute)
-    return _number(rows[-1][0]) if len(rows) == PAGE else None
-
-
-def _number(place: bytes) -> int:
-    serial: int = _SERIAL_KEY.unpack(place)[0]
-    return serial
+    return number(rows[-1][0]) if len(rows) == PAGE else None
 
 
 def lower(index: Index, now: int) -> None:
@@ -144,8 +136,7 @@ def lower(index: Index, now: int) -> None:
 def next_serial(index: Index) -> int:
     """Above every serial that was ever given."""
     with index.reading() as tables:
-        raw = tables.txn.get(NEXT_SERIAL)
-    return _number(raw) if raw is not None else 0
+        return counted(tables.txn, NEXT_SERIAL)
 
 
 def dead_pages(first: int, times: memoryview, end: int) -> list[tuple[int, int]]:

@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from struct import Struct
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import lmdb
 
@@ -31,6 +30,9 @@ from cas.index.records import (
     PACKED,
     PACKED_INLINE,
     RECORD_BYTES,
+    SERIAL,
+    STORED,
+    WHERE,
     PackedAction,
     Record,
     cut_action,
@@ -38,19 +40,18 @@ from cas.index.records import (
     serials,
     unpack_record,
 )
+from cas.index.tables import (
+    FILE_BYTES,
+    NEXT_SERIAL,
+    PLACE,
+    UNSENT_BYTES,
+    UNSENT_ROW,
+    Tables,
+    counted,
+    number,
+    seek_behind,
+)
 from cas.index.uses import UseTimes
-
-
-class Tables(NamedTuple):
-    """An open transaction and the tables in it; of no use behind its block."""
-
-    txn: Any
-    meta: Any
-    data: Any
-    order: Any
-    condemned: Any
-    unsent: Any
-    """None where nothing was ever queued."""
 
 
 @dataclass(slots=True)
@@ -152,16 +153,16 @@ class Index:
         """The bytes of a blob that is kept inline; None says nothing of other blobs."""
         with self._read() as txn:
             raw = txn.get(key, db=self._meta)
-            if raw is None or raw[_WHERE] != INLINE:
+            if raw is None or raw[WHERE] != INLINE:
                 return None
-            data: bytes | None = txn.get(raw[_SERIAL], db=self._data)
+            data: bytes | None = txn.get(raw[SERIAL], db=self._data)
             return data
 
     @_reads
     def stored(self, record: Record) -> bytes | None:
         """What the index keeps of an entry as it is; None if it is gone."""
         with self._read() as txn:
-            data: bytes | None = txn.get(_SERIAL_KEY.pack(record.serial), db=self._data)
+            data: bytes | None = txn.get(PLACE.pack(record.serial), db=self._data)
             return data
 
     @_reads
@@ -170,7 +171,7 @@ class Index:
         with self._read() as txn:
             with txn.cursor(self._meta) as cursor:
                 serials = {
-                    raw[_SERIAL]: key for key, raw in cursor.getmulti(keys) if raw[_WHERE] == INLINE
+                    raw[SERIAL]: key for key, raw in cursor.getmulti(keys) if raw[WHERE] == INLINE
                 }
             with txn.cursor(self._data) as cursor:
                 return {serials[serial]: data for serial, data in cursor.getmulti(serials)}
@@ -200,7 +201,7 @@ class Index:
             key, raw = cursor.item()
             if not key.startswith(prefix):
                 return None
-            return key, txn.get(raw[_SERIAL], db=self._data) if raw[_WHERE] == INLINE else None
+            return key, txn.get(raw[SERIAL], db=self._data) if raw[WHERE] == INLINE else None
 
     @_reads
     def complete_action(self, key: bytes) -> tuple[PackedAction | None, bool]:
@@ -243,7 +244,7 @@ class Index:
         raw = txn.get(key, db=self._meta)
         if raw is None:
             return None
-        packed: bytes | None = txn.get(raw[_SERIAL], db=self._data)
+        packed: bytes | None = txn.get(raw[SERIAL], db=self._data)
         return packed
 
     @_reads
@@ -252,9 +253,7 @@ class Index:
         that holds no snapshot between pages."""
         out: list[tuple[bytes, Record]] = []
         with self._read() as txn, txn.cursor(self._meta) as cursor:
-            found = cursor.set_range(after) if after else cursor.first()
-            if found and after and cursor.key() == after:
-                found = cursor.next()
+            found = seek_behind(cursor, after)
             while found and len(out) < limit:
                 out.append((cursor.key(), unpack_record(cursor.value())))
                 found = cursor.next()
@@ -263,14 +262,14 @@ class Index:
     @_reads
     def totals(self) -> Totals:
         with self._read() as txn:
-            raw = txn.get(_FILE_BYTES)
+            raw = txn.get(FILE_BYTES)
             if raw is not None or not txn.stat(self._meta)["entries"]:
                 return self._totals(txn, raw)
         # An index from before they were counted.
         with self._write() as txn:
             self._change.recount = True
         with self._read() as txn:
-            return self._totals(txn, txn.get(_FILE_BYTES))
+            return self._totals(txn, txn.get(FILE_BYTES))
 
     def _totals(self, txn: Any, file_bytes: bytes | None) -> Totals:
         size = self._env.stat()["psize"]
@@ -281,7 +280,7 @@ class Index:
             if table is not None:
                 live += _pages(txn.stat(table))
         disk = os.stat(self.path / DATA_FILE).st_blocks * 512
-        files = 0 if file_bytes is None else _SERIAL_KEY.unpack(file_bytes)[0]
+        files = 0 if file_bytes is None else number(file_bytes)
         return Totals(found["entries"], used, live * size, disk, self.uses.disk_bytes(), files)
 
     # --- writes ----------------------------------------------------------------------
@@ -322,7 +321,7 @@ class Index:
         with self._write() as txn:
             self._reach("before-remove")
             for serial in done:
-                txn.delete(_SERIAL_KEY.pack(serial), db=self._condemned)
+                txn.delete(PLACE.pack(serial), db=self._condemned)
             for key, record in entries:
                 if not self._is_same(txn, key, record):
                     continue
@@ -332,7 +331,7 @@ class Index:
                     continue
                 self._remove(txn, key)
                 if record.where in IN_FILES:
-                    place = _SERIAL_KEY.pack(record.serial)
+                    place = PLACE.pack(record.serial)
                     txn.put(place, pack_record(record) + key, db=self._condemned)
                 removed.append((key, record))
             self._reach("before-commit")
@@ -354,7 +353,7 @@ class Index:
 
     def _is_same(self, txn: Any, key: bytes, record: Record) -> bool:
         raw = txn.get(key, db=self._meta)
-        return raw is not None and raw[_SERIAL] == _SERIAL_KEY.pack(record.serial)
+        return raw is not None and raw[SERIAL] == PLACE.pack(record.serial)
 
     def apply(self, changes: Changes) -> list[NewBlob]:
         """Commits `changes` whole and returns those of its blobs that were there before:
@@ -385,18 +384,18 @@ class Index:
         with self._write() as txn:
             self._reach("before-remove")
             for serial in serials:
-                self._unqueue(txn, _SERIAL_KEY.pack(serial))
+                self._unqueue(txn, PLACE.pack(serial))
             self._reach("before-commit")
         self._reach("after-commit")
 
     def pin(self, blobs: Sequence[NewBlob]) -> None:
         """Enters blobs that eviction never sees: they have no place in the order of writing."""
         with self._write() as txn:
-            serial = _next_serial(txn)
+            serial = counted(txn, NEXT_SERIAL)
             for key, data, generation, stored, _ in blobs:
                 record = pack_record(Record(INLINE, 0, serial, generation, stored))
                 if txn.put(key, record, overwrite=False, db=self._meta):
-                    txn.put(_SERIAL_KEY.pack(serial), data or b"", db=self._data)
+                    txn.put(PLACE.pack(serial), data or b"", db=self._data)
                     serial += 1
             _set_next_serial(txn, serial)
 
@@ -468,7 +467,7 @@ class Index:
         order: list[tuple[bytes, bytes]] = []
         minute = changes.minute
         meta = self._meta
-        serial = first = _next_serial(txn)
+        serial = first = counted(txn, NEXT_SERIAL)
         for blob in changes.blobs:
             key, content, generation, stored, packed = blob
             if content is not None:
@@ -480,7 +479,7 @@ class Index:
             if not txn.put(key, pack_record(record), overwrite=False, db=meta):
                 known.append(blob)
                 continue
-            place = _SERIAL_KEY.pack(serial)
+            place = PLACE.pack(serial)
             if content is not None:
                 data.append((place, content))
             else:
@@ -493,7 +492,7 @@ class Index:
             old = txn.replace(key, pack_record(record), db=meta)
             if old is not None:
                 self._forget(txn, unpack_record(old))
-            place = _SERIAL_KEY.pack(serial)
+            place = PLACE.pack(serial)
             data.append((place, value))
             order.append((place, key))
             serial += 1
@@ -514,7 +513,7 @@ class Index:
 
     def _forget(self, txn: Any, record: Record) -> None:
         """Removes what other tables hold of an entry that is gone from `meta`."""
-        place = _SERIAL_KEY.pack(record.serial)
+        place = PLACE.pack(record.serial)
         txn.delete(place, db=self._order)
         if record.where in IN_FILES:
             self._change.file_bytes -= on_disk(record.stored)
@@ -529,11 +528,11 @@ class Index:
         entry becomes of its place in the queue."""
         with txn.cursor(self._meta) as cursor:
             # Empty blobs have nothing to send.
-            sizes = {raw[_SERIAL]: raw[_STORED] for _, raw in cursor.getmulti(keys)}
+            sizes = {raw[SERIAL]: raw[STORED] for _, raw in cursor.getmulti(keys)}
         with txn.cursor(self._unsent) as cursor:
             for place in cursor.getmulti(list(sizes), values=False):
                 del sizes[place]
-            since = _SERIAL_KEY.pack(second)
+            since = PLACE.pack(second)
             rows = [(place, since + size) for place, size in sizes.items() if any(size)]
             cursor.putmulti(rows)
         self._change.unsent_bytes += sum([UNSENT_ROW.unpack(row)[1] for _, row in rows])
@@ -546,7 +545,7 @@ class Index:
     def _waits(self, txn: Any, serial: int | None) -> bool:
         if self._unsent is None or serial is None:
             return False
-        return txn.get(_SERIAL_KEY.pack(serial), db=self._unsent) is not None
+        return txn.get(PLACE.pack(serial), db=self._unsent) is not None
 
     def _serial(self, txn: Any, key: bytes) -> int | None:
         raw = txn.get(key, db=self._meta)
@@ -584,30 +583,28 @@ class Index:
                 rows = cursor.iternext(keys=False, values=True)
                 total = sum(UNSENT_ROW.unpack(row)[1] for row in rows)
         else:
-            raw = txn.get(UNSENT_BYTES)
-            known = 0 if raw is None else _SERIAL_KEY.unpack(raw)[0]
-            total = max(0, known + change.unsent_bytes)
-        txn.put(UNSENT_BYTES, _SERIAL_KEY.pack(total))
+            total = max(0, counted(txn, UNSENT_BYTES) + change.unsent_bytes)
+        txn.put(UNSENT_BYTES, PLACE.pack(total))
 
     def _begin_counting(self) -> None:
         # Else the first file, or the first look of the janitor, would have all entries counted.
         with self._env.begin() as txn:
-            begun = txn.get(_FILE_BYTES) is not None or txn.stat(self._meta)["entries"]
+            begun = txn.get(FILE_BYTES) is not None or txn.stat(self._meta)["entries"]
         if not begun:
             with self._env.begin(write=True) as txn:
                 if not txn.stat(self._meta)["entries"]:
-                    txn.put(_FILE_BYTES, _SERIAL_KEY.pack(0), overwrite=False)
+                    txn.put(FILE_BYTES, PLACE.pack(0), overwrite=False)
 
     def _count(self, txn: Any, change: _Change) -> None:
         """Keeps the sum of what the blobs' files take on disk."""
-        raw = txn.get(_FILE_BYTES)
+        raw = txn.get(FILE_BYTES)
         if raw is not None and not change.recount:
-            total = max(0, _SERIAL_KEY.unpack(raw)[0] + change.file_bytes)
+            total = max(0, number(raw) + change.file_bytes)
         else:
             with txn.cursor(self._meta) as cursor:
                 records = (unpack_record(raw) for raw in cursor.iternext(keys=False, values=True))
                 total = sum(on_disk(found.stored) for found in records if found.where in IN_FILES)
-        txn.put(_FILE_BYTES, _SERIAL_KEY.pack(total))
+        txn.put(FILE_BYTES, PLACE.pack(total))
 
     # Any: without `buffers` every key and value is bytes, which lmdb's types cannot say.
     def _read(self) -> Any:
@@ -623,27 +620,9 @@ class Index:
             self._seam(phase)
 
 
-# Where a packed record holds what every lookup needs; and the same serial as a key of `data`,
-# whose integer keys are in the machine's byte order.
-_WHERE = 1
-_SERIAL = slice(6, 14)
-_STORED = slice(18, 26)
-_SERIAL_KEY = Struct("=Q")
-NEXT_SERIAL = b"next serial"
-_FILE_BYTES = b"file bytes"
-UNSENT_BYTES = b"unsent bytes"
-UNSENT_ROW = Struct("<QQ")
-"""A row of `unsent`: since when, seconds since the epoch, and the bytes that it takes here."""
-
-
 def _pages(stat: dict[str, int]) -> int:
     return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
 
 
-def _next_serial(txn: Any) -> int:
-    raw = txn.get(NEXT_SERIAL)
-    return _SERIAL_KEY.unpack(raw)[0] if raw is not None else 0
-
-
 def _set_next_serial(txn: Any, serial: int) -> None:
-    txn.put(NEXT_SERIAL, _SERIAL_KEY.pack(serial))
+    txn.put(NEXT_SERIAL, PLACE.pack(serial))

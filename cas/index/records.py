@@ -46,7 +46,11 @@ IN_FILES = (FILE, PACKED)
 BLOBS = (INLINE, PACKED_INLINE, *IN_FILES)
 
 _RECORD = struct.Struct("<BBIQIQ")
-_SERIAL = struct.Struct("<6xQ12x")
+# Where a packed record holds what need not be unpacked.
+WHERE = 1
+SERIAL = slice(6, 14)
+STORED = slice(18, 26)
+_SERIALS = struct.Struct("<6xQ12x")
 RECORD_BYTES = _RECORD.size
 _ACTION = struct.Struct("<BBHIQ")
 _EXPANDED = 1
@@ -109,7 +113,7 @@ def serials(raws: Iterable[bytes]) -> list[int]:
     """The serials of packed records, at a tenth of a microsecond each."""
     joined = b"".join(raws)
     try:
-        return [serial for (serial,) in _SERIAL.iter_unpack(joined)]
+        return [serial for (serial,) in _SERIALS.iter_unpack(joined)]
     except struct.error:
         raise DataLoss(
             f"index records of {len(joined)} bytes, expected a multiple of {RECORD_BYTES}"

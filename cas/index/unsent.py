@@ -8,17 +8,14 @@ of writing.
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import NamedTuple
 
-from cas.index.lmdb import UNSENT_BYTES, UNSENT_ROW, Index
+from cas.index.lmdb import Index
 from cas.index.records import unpack_record
+from cas.index.tables import PLACE, UNSENT_BYTES, UNSENT_ROW, counted, entry_at, number
 
 PAGE = 256
 """Rows in one snapshot."""
-
-_SERIAL_KEY = Struct("=Q")
-_SERIAL = slice(6, 14)
 
 
 class Unsent(NamedTuple):
@@ -47,9 +44,8 @@ def waiting(index: Index) -> Waiting:
     with index.reading() as tables:
         if tables.unsent is None:
             return Waiting(0, 0)
-        raw = tables.txn.get(UNSENT_BYTES)
         entries: int = tables.txn.stat(tables.unsent)["entries"]
-    return Waiting(entries, 0 if raw is None else _number(raw))
+        return Waiting(entries, counted(tables.txn, UNSENT_BYTES))
 
 
 def page(index: Index, after: int = -1) -> list[Unsent]:
@@ -59,18 +55,17 @@ def page(index: Index, after: int = -1) -> list[Unsent]:
         if tables.unsent is None:
             return out
         with tables.txn.cursor(tables.unsent) as cursor:
-            found = cursor.set_range(_SERIAL_KEY.pack(after + 1))
+            found = cursor.set_range(PLACE.pack(after + 1))
             while found and len(out) < PAGE:
                 place = cursor.key()
-                key = tables.txn.get(place, db=tables.order)
-                record = None if key is None else tables.txn.get(key, db=tables.meta)
-                is_named = record is not None and record[_SERIAL] == place
-                if record is not None and is_named:
+                entry = entry_at(tables, place)
+                if entry is None:
+                    out.append(Unsent(number(place), None))
+                else:
+                    key, record = entry
                     since, _ = UNSENT_ROW.unpack(cursor.value())
                     came_then = since // 60 - unpack_record(record).written in (0, 1)
-                    out.append(Unsent(_number(place), key, since, came_then))
-                else:
-                    out.append(Unsent(_number(place), None))
+                    out.append(Unsent(number(place), key, since, came_then))
                 found = cursor.next()
     return out
 
@@ -90,7 +85,7 @@ def serials(index: Index) -> set[int]:
         if tables.unsent is None:
             return set()
         with tables.txn.cursor(tables.unsent) as cursor:
-            return {_number(place) for place in cursor.iternext(keys=True, values=False)}
+            return {number(place) for place in cursor.iternext(keys=True, values=False)}
 
 
 def oldest(index: Index) -> int | None:
@@ -101,8 +96,3 @@ def oldest(index: Index) -> int | None:
         with tables.txn.cursor(tables.unsent) as cursor:
             rows = cursor.iternext(keys=False, values=True)
             return min((UNSENT_ROW.unpack(row)[0] for row in rows), default=None)
-
-
-def _number(raw: bytes) -> int:
-    number: int = _SERIAL_KEY.unpack(raw)[0]
-    return number

@@ -12,31 +12,28 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from struct import Struct
 from typing import NamedTuple
 
 from cas import digest as digests
 from cas.digest import FUNCTIONS
 from cas.errors import DataLoss
-from cas.index.lmdb import Index, Tables
+from cas.index.lmdb import Index
 from cas.index.records import (
     BLOBS,
     IN_FILES,
     INLINE,
     PACKED_INLINE,
+    SERIAL,
     VALUE,
     Record,
     cut_action,
     cut_value,
     unpack_record,
 )
+from cas.index.tables import NEXT_SERIAL, PLACE, Tables, counted, key_at, number, seek_behind
 
 PAGE = 1000
 """Rows in one snapshot."""
-
-_SERIAL = slice(6, 14)
-_KEY = Struct("=Q")
-_NEXT = b"next serial"
 
 ORDER, DATA, UNSENT = "order", "data", "unsent"
 
@@ -70,14 +67,12 @@ class Mending:
     strays: list[Stray] = field(default_factory=list)
 
 
-def rows(index: Index, after: bytes | None = None) -> Iterator[Row]:
+def rows(index: Index, after: bytes = b"") -> Iterator[Row]:
     """Every entry behind the key `after`, in key order."""
     while True:
         page: list[Row] = []
         with index.reading() as tables, tables.txn.cursor(tables.meta) as cursor:
-            found = cursor.first() if after is None else cursor.set_range(after)
-            if found and cursor.key() == after:
-                found = cursor.next()
+            found = seek_behind(cursor, after)
             while found and len(page) < PAGE:
                 page.append(_row(tables, cursor.key(), cursor.value()))
                 found = cursor.next()
@@ -95,7 +90,7 @@ def _row(tables: Tables, key: bytes, raw: bytes) -> Row:
             digests.from_key(key)
     except DataLoss as error:
         return Row(key, None, f"cannot be read: {error}", unlisted=False)
-    place = raw[_SERIAL]
+    place = raw[SERIAL]
     wrong = ""
     if record.where not in IN_FILES:
         wrong = _judge_data(key, record, tables.txn.get(place, db=tables.data))
@@ -127,34 +122,25 @@ def strays(index: Index, unlisted: Container[int] = ()) -> Iterator[Stray]:
     of entries that `rows` found so: their bytes are found by way of `order`."""
     with index.reading() as tables:
         raws = [tables.txn.get(key, db=tables.meta) for key in _PINNED]
-    pinned = {raw[_SERIAL] for raw in raws if raw is not None}
+    pinned = {raw[SERIAL] for raw in raws if raw is not None}
     looked_at = (ORDER, DATA) if tables.unsent is None else (ORDER, DATA, UNSENT)
     for table in looked_at:
-        after: bytes | None = None
+        after = b""
         while True:
             page: list[tuple[bytes, bool]] = []
             with index.reading() as tables, tables.txn.cursor(getattr(tables, table)) as cursor:
-                found = cursor.first() if after is None else cursor.set_range(after)
-                if found and cursor.key() == after:
-                    found = cursor.next()
+                found = seek_behind(cursor, after)
                 while found and len(page) < PAGE:
                     place = cursor.key()
-                    page.append((place, place in pinned or _named(tables, place)))
+                    page.append((place, place in pinned or key_at(tables, place) is not None))
                     found = cursor.next()
             for place, named in page:
-                serial = _KEY.unpack(place)[0]
+                serial = number(place)
                 if not named and serial not in unlisted:
                     yield Stray(table, serial)
             if len(page) < PAGE:
                 break
             after = page[-1][0]
-
-
-def _named(tables: Tables, place: bytes) -> bool:
-    """Whether a record names this serial."""
-    key = tables.txn.get(place, db=tables.order)
-    raw = None if key is None else tables.txn.get(key, db=tables.meta)
-    return raw is not None and raw[_SERIAL] == place
 
 
 def mend(index: Index, mending: Mending) -> None:
@@ -163,34 +149,30 @@ def mend(index: Index, mending: Mending) -> None:
     with index.writing(recount=unsent or bool(mending.drop)) as tables:
         for key in mending.drop:
             raw = tables.txn.pop(key, db=tables.meta)
-            place = b"" if raw is None else raw[_SERIAL]
+            place = b"" if raw is None else raw[SERIAL]
             # An unreadable record may name another entry's serial; then what it leaves is stray.
-            if len(place) == _KEY.size and tables.txn.get(place, db=tables.order) == key:
+            if len(place) == PLACE.size and tables.txn.get(place, db=tables.order) == key:
                 tables.txn.delete(place, db=tables.order)
                 tables.txn.delete(place, db=tables.data)
                 if tables.unsent is not None:
                     tables.txn.delete(place, db=tables.unsent)
         for key, record in mending.enlist:
-            tables.txn.put(_KEY.pack(record.serial), key, db=tables.order)
+            tables.txn.put(PLACE.pack(record.serial), key, db=tables.order)
         for stray in mending.strays:
-            tables.txn.delete(_KEY.pack(stray.serial), db=getattr(tables, stray.table))
+            tables.txn.delete(PLACE.pack(stray.serial), db=getattr(tables, stray.table))
 
 
 def serials_behind(index: Index) -> int:
     """By how much the next serial must grow to be above every one in use; 0 when all is well."""
     with index.reading() as tables:
-        return max(0, _highest(tables) + 1 - _next(tables))
+        return max(0, _highest(tables) + 1 - counted(tables.txn, NEXT_SERIAL))
 
 
 def raise_serial(index: Index) -> None:
     """Puts the next serial above every one in use."""
     with index.writing() as tables:
-        tables.txn.put(_NEXT, _KEY.pack(max(_next(tables), _highest(tables) + 1)))
-
-
-def _next(tables: Tables) -> int:
-    raw = tables.txn.get(_NEXT)
-    return _KEY.unpack(raw)[0] if raw is not None else 0
+        serial = max(counted(tables.txn, NEXT_SERIAL), _highest(tables) + 1)
+        tables.txn.put(NEXT_SERIAL, PLACE.pack(serial))
 
 
 def _highest(tables: Tables) -> int:
@@ -198,7 +180,7 @@ def _highest(tables: Tables) -> int:
     for table in (tables.order, tables.data):
         with tables.txn.cursor(table) as cursor:
             if cursor.last():
-                highest = max(highest, _KEY.unpack(cursor.key())[0])
+                highest = max(highest, number(cursor.key()))
     return highest
 
 

@@ -69,7 +69,7 @@ def walk(layout: Layout, index: Index, files: Files, after: bytes | None = None)
     (EMFILE), DataLoss when the index is too damaged to be walked.
     """
     quarantine = Quarantine(layout, files)
-    for row in upkeep.rows(index, after):
+    for row in upkeep.rows(index, after or b""):
         bad = ""
         try:
             for size in slices(layout, index, files, row):
