@@ -208,13 +208,7 @@ class PackedReader:
         if self._last is not None and self._last[0] == number:
             return self._last[1]
         start, end = self._offsets[number], self._offsets[number + 1]
-        packed = bytearray(end - start)
-        view, at = memoryview(packed), 0
-        while at < len(view):
-            count = self._files.read_into(self._fd, view[at:], start + at)
-            if not count:
-                raise DataLoss(f"it ends at byte {start + at}, expected {end} bytes or more")
-            at += count
+        packed = _read(self._files, self._fd, start, end)
         size = self._content[number + 1] - self._content[number]
         self.decoded += 1
         try:
@@ -233,12 +227,14 @@ def _read_table(files: Files, fd: int, size: int) -> tuple[array[int], array[int
     """Where each frame begins, in the file and in the content of `size` bytes, and where the last
     one ends."""
     length = files.size(fd)
-    footer = _read(files, fd, length - _FOOTER.size, _FOOTER.size)
-    count, flags, magic = _FOOTER.unpack(footer)
-    begin = length - _FOOTER.size - count * _ENTRY.size - _HEAD.size
+    end = length - _FOOTER.size
+    if end < 0:
+        raise DataLoss("it ends before its table of frames")
+    count, flags, magic = _FOOTER.unpack(_read(files, fd, end, length))
+    begin = end - count * _ENTRY.size - _HEAD.size
     if magic != _FOOTER_MAGIC or flags or begin < 0 or count > size:
         raise DataLoss("its table of frames is damaged")
-    raw = _read(files, fd, begin, _HEAD.size + count * _ENTRY.size)
+    raw = _read(files, fd, begin, end)
     head = _HEAD.unpack_from(raw)
     sizes = struct.unpack_from(f"<{2 * count}I", raw, _HEAD.size)
     offsets = array("Q", accumulate(sizes[::2], initial=0))
@@ -253,14 +249,13 @@ def _read_table(files: Files, fd: int, size: int) -> tuple[array[int], array[int
     return offsets, content
 
 
-def _read(files: Files, fd: int, offset: int, size: int) -> bytes:
-    data = bytearray(size)
+def _read(files: Files, fd: int, start: int, end: int) -> bytearray:
+    """Bytes `start` to `end` of the file."""
+    data = bytearray(end - start)
     view, at = memoryview(data), 0
-    if offset < 0:
-        raise DataLoss("it ends before its table of frames")
-    while at < size:
-        count = files.read_into(fd, view[at:], offset + at)
+    while at < len(view):
+        count = files.read_into(fd, view[at:], start + at)
         if not count:
-            raise DataLoss(f"it ends at byte {offset + at}")
+            raise DataLoss(f"it ends at byte {start + at}, expected {end} bytes or more")
         at += count
-    return bytes(data)
+    return data
