@@ -5,18 +5,17 @@ it is part of.  A list of chunks is a value that needs them and their blob, so i
 while all of them are here, and using it uses them; one that lacks a chunk is made anew from the
 blob.  Nothing that reads, evicts or checks blobs knows of chunks.
 
-What is cut or joined here goes on if nobody waits for it any more: a client that comes again after
-its deadline finds it done.  Threads of its own do it, so that a large blob holds up nothing else.
+What is cut or joined goes on if nobody waits for it any more (`background`): a client that comes
+again after its deadline finds it done.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import closing
-from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 from cas import digest as digests
 from cas import fastcdc
@@ -24,7 +23,6 @@ from cas.digest import Digest, Function
 from cas.errors import (
     AlreadyExists,
     InvalidArgument,
-    LimitExceeded,
     NoRoomYet,
     NoSpace,
     NotFound,
@@ -33,12 +31,11 @@ from cas.errors import (
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
 from cas.pb import remote_execution_pb2 as pb
+from cas.reapi.background import Background
 from cas.reapi.instances import namespace
 from cas.store.interface import Blob, BlobStore, NewValue, Upload
 from cas.store.pending import Pending, resolved
 from cas.store.room import in_room_blocking, short_of
-
-T = TypeVar("T")
 
 UNKNOWN: int = pb.ChunkingFunction.UNKNOWN
 FAST_CDC: int = pb.ChunkingFunction.FAST_CDC_2020
@@ -76,10 +73,9 @@ class Chunks:
         metrics = metrics or Metrics()
         self.average = average
         self._store = store
-        self._threads = ThreadPoolExecutor(THREADS, "cas-chunks")
-        self._lock = Lock()
-        self._running: dict[Hashable, Pending[Any]] = {}
-        self._ended = False
+        self._background = Background(
+            "cas-chunks", THREADS, QUEUE, "blobs are being split or spliced"
+        )
         self._kept_lists = metrics.counter(families.SPLITS, "kept")
         self._cut_blobs = metrics.counter(families.SPLITS, "cut")
         self._known = metrics.counter(families.SPLICES, "known")
@@ -103,7 +99,7 @@ class Chunks:
                 return resolved(kept)
         if digest.size // self.average > _most(digest.function):
             raise _too_many(digest)
-        return self._begin(digest.key, self._cut, digest)
+        return self._background.begin(partial(self._cut, digest), digest.key)
 
     def splice(self, digest: Digest, chunks: Sequence[Digest], function: int) -> Pending[None]:
         """Has the blob `digest` joined from `chunks`, which were cut by `function`.  It is here
@@ -136,53 +132,14 @@ class Chunks:
             )
         # What others send under the same digest may be something else.
         what = (digest.key, function, b"".join(keys))
-        return self._begin(what, self._join, digest, keys, function)
+        return self._background.begin(partial(self._join, digest, keys, function), what)
 
     def close(self) -> None:
         """*Blocking.*  Ends all of it."""
-        with self._lock:
-            self._ended = True
-        self._threads.shutdown(wait=True)
+        self._background.close()
 
-    # --- threads
-
-    def _begin(self, what: Hashable, work: Callable[..., T], *arguments: Any) -> Pending[T]:
-        """`work`, or that which somebody has begun already."""
-        with self._lock:
-            running = self._running.get(what)
-            if running is not None:
-                return running
-            if self._ended or len(self._running) >= QUEUE:
-                raise LimitExceeded(
-                    f"{len(self._running)} blobs are being split or spliced, {QUEUE} at most"
-                )
-            pending: Pending[T] = Pending()
-            self._running[what] = pending
-        self._threads.submit(self._run, what, pending, work, arguments)
-        return pending
-
-    def _run(
-        self,
-        what: Hashable,
-        pending: Pending[T],
-        work: Callable[..., T],
-        arguments: tuple[Any, ...],
-    ) -> None:
-        try:
-            result = work(*arguments)
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
-            self._is_over(what)
-            pending.fail(error)
-        else:
-            self._is_over(what)
-            pending.resolve(result)
-
-    def _is_over(self, what: Hashable) -> None:
-        with self._lock:
-            del self._running[what]
-
-    def _go_on(self) -> None:
-        if self._ended:
+    def _check_going(self) -> None:
+        if self._background.ended:
             raise StoreClosed("the server stops")
 
     # --- lists
@@ -222,7 +179,7 @@ class Chunks:
         size = 0
         with closing(self._store.open(digest)) as blob:
             for chunk in fastcdc.cut(_Whole(blob), self.average):
-                self._go_on()
+                self._check_going()
                 found = digests.of(chunk.data, digest.function)
                 keys.append(found.key)
                 if len(keys) > _most(digest.function):
@@ -268,7 +225,7 @@ class Chunks:
             with closing(_Parts(self._store, keys, upload)) as parts:
                 sizes = []
                 for chunk in fastcdc.cut(parts, self.average):
-                    self._go_on()
+                    self._check_going()
                     sizes.append(chunk.length)
             pending = upload.finish()
         except BaseException:

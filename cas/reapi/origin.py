@@ -1,6 +1,6 @@
 """Content from where it is published, over HTTP and HTTPS.
 
-Rule: *blocking*, for threads of its own (`Origins`); knows nothing of calls.  Each hop is checked
+Rule: *blocking*, on threads of its own (`background`); knows nothing of calls.  Each hop is checked
 as the first one was, by `hosts`; the address that is checked is the one that is asked, so that a
 name that changes in between changes nothing.  What comes is hashed on its way into the store,
 and becomes a blob only if it is all there and its checksum is right.
@@ -18,14 +18,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urljoin
 
 from cas.digest import Digest, Function, shorten
-from cas.errors import LimitExceeded
+from cas.reapi.background import Background
 from cas.reapi.hosts import PORTS, Host, Location, bracketed, is_allowed, is_public, locate
 from cas.reapi.integrity import Checksum
 from cas.store.interface import BlobStore
@@ -101,9 +100,8 @@ class Origins:
     def __init__(self, store: BlobStore, options: OriginOptions) -> None:
         self._store = store
         self.options = options
-        self._threads = ThreadPoolExecutor(THREADS, "cas-origin")
         self._open = _Open()
-        self._running = 0
+        self._background = Background("cas-origin", THREADS, QUEUE, "fetches are under way")
 
     def begin(self, wanted: Wanted, keep: Keep) -> Pending[Digest]:
         """Fetches into the store, and enters by `keep` what the blob is; goes on if nobody waits
@@ -112,14 +110,16 @@ class Origins:
         The result fails with FetchError, or with what the store says.  Raises LimitExceeded when
         too much is under way.
         """
-        with self._open.lock:
-            if self._running >= QUEUE or self._open.ended:
-                raise LimitExceeded(f"{self._running} fetches are under way, {QUEUE} at most")
-            self._running += 1
-        pending: Pending[Digest] = Pending()
-        deadline = time.monotonic() + wanted.seconds
-        self._threads.submit(self._run, wanted, keep, pending, deadline)
-        return pending
+        fetch = _Fetch(
+            self._store, self.options, wanted, time.monotonic() + wanted.seconds, self._open
+        )
+
+        def work() -> Digest:
+            digest = fetch.run()
+            keep(digest).wait()
+            return digest
+
+        return self._background.begin(work)
 
     def close(self) -> None:
         """*Blocking.*  Ends all of it."""
@@ -127,22 +127,7 @@ class Origins:
             self._open.ended = True
             for opened in self._open.sockets:
                 _cut(opened)
-        self._threads.shutdown(wait=True)
-
-    def _run(self, wanted: Wanted, keep: Keep, pending: Pending[Digest], deadline: float) -> None:
-        try:
-            digest = _Fetch(self._store, self.options, wanted, deadline, self._open).run()
-            keep(digest).wait()
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
-            self._ended()
-            pending.fail(error)
-        else:
-            self._ended()
-            pending.resolve(digest)
-
-    def _ended(self) -> None:
-        with self._open.lock:
-            self._running -= 1
+        self._background.close()
 
 
 class _Fetch:

@@ -337,7 +337,7 @@ def test_an_end_ends_what_runs_and_what_waits() -> None:
     assert all(store.opening.acquire(timeout=PATIENCE) for _ in range(module.THREADS))
     closing_down = threading.Thread(target=chunks.close)
     closing_down.start()
-    until(lambda: chunks._ended)
+    until(lambda: chunks._background.ended)
     store.go_on.set()
     closing_down.join(PATIENCE)
     assert not closing_down.is_alive()
