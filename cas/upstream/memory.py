@@ -12,6 +12,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,6 @@ class Memory:
         self._there.discard(key)
         self._absent.add(key)
 
-    def forget(self, key: bytes) -> None:
-        self._there.discard(key)
-        self._absent.discard(key)
-
     def has(self, key: bytes) -> bool:
         """Whether upstream is known to have it."""
         return key in self._there
@@ -68,6 +67,29 @@ class Memory:
 
     def unknown(self, keys: Iterable[bytes]) -> list[bytes]:
         return [key for key in keys if key not in self._there and key not in self._absent]
+
+
+class Latest(Generic[V]):
+    """Values by a key, the last so many that were added."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[bytes, V] = OrderedDict()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._values
+
+    def get(self, key: bytes) -> V | None:
+        return self._values.get(key)
+
+    def add(self, key: bytes, value: V) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        if len(self._values) > self._most:
+            self._values.popitem(last=False)
+
+    def discard(self, key: bytes) -> None:
+        self._values.pop(key, None)
 
 
 class _Aged:
@@ -83,9 +105,6 @@ class _Aged:
     def __contains__(self, key: bytes) -> bool:
         end = self._ends.get(key)
         return end is not None and end > self._clock()
-
-    def __len__(self) -> int:
-        return len(self._ends)
 
     def add(self, key: bytes) -> None:
         now = self._clock()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -40,6 +39,7 @@ from cas.pb import remote_execution_pb2 as pb
 from cas.upstream.gathering import Gathered
 from cas.upstream.holder import Parts
 from cas.upstream.identity import FileIdentity, Files, check_pem
+from cas.upstream.memory import Latest
 from cas.upstream.nodes import Nodes
 from cas.upstream.objects import Absent, Broken, Denied, Refused
 from cas.upstream.trying import Trying
@@ -120,8 +120,8 @@ class ServerHolder:
         self._functions: frozenset[int] = frozenset()
         self._offer_until = 0.0
         self._offering: asyncio.Task[Offer] | None = None
-        self._sizes = _Latest(SIZES)
-        self._bad = _Latest(BAD)
+        self._sizes: Latest[Digest] = Latest(SIZES)
+        self._bad: Latest[None] = Latest(BAD)
         self._is_denied = False
         self._batches = True
         self._finding: Gathered[Digest, bool] = Gathered(
@@ -444,7 +444,7 @@ class ServerHolder:
             "a blob upstream is damaged, and cannot be moved away there",
             extra={"digest": str(digest), "upstream": str(self._remote)},
         )
-        self._bad.add(digest.key, digest)
+        self._bad.add(digest.key, None)
 
     async def close(self) -> None:
         if self._offering is not None:
@@ -501,29 +501,6 @@ class _Unserved(Denied):
 
 class _NoWrites(Denied):
     """This node may not write there."""
-
-
-class _Latest:
-    """Digests by a key, the last so many that were added."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._digests: OrderedDict[bytes, Digest] = OrderedDict()
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._digests
-
-    def get(self, key: bytes) -> Digest | None:
-        return self._digests.get(key)
-
-    def add(self, key: bytes, digest: Digest) -> None:
-        self._digests[key] = digest
-        self._digests.move_to_end(key)
-        if len(self._digests) > self._most:
-            self._digests.popitem(last=False)
-
-    def discard(self, key: bytes) -> None:
-        self._digests.pop(key, None)
 
 
 async def _answer(make: Callable[[], Awaitable[T]], *, writes: bool = False) -> T:

@@ -46,7 +46,7 @@ from cas.upstream.flights import ComingBlob, Flight
 from cas.upstream.holder import Holder
 from cas.upstream.landing import Landing
 from cas.upstream.loop import Loop, brought
-from cas.upstream.memory import Memory
+from cas.upstream.memory import Latest, Memory
 from cas.upstream.objects import Absent, Broken
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Tier:
         self._claims = Claims(*local.claims())
         self._flights: dict[bytes, Flight] = {}
         self._sending: dict[bytes, asyncio.Task[None]] = {}
-        self._results: dict[bytes, bytes] = {}
+        self._results: Latest[bytes] = Latest(MAX_RESULTS)
         """What was sent last for an action: it may be replaced, and replaced again by the first."""
         self._coming_at_once = asyncio.Semaphore(STREAMS)
         self._small_coming_at_once = asyncio.Semaphore(SMALL_STREAMS)
@@ -576,9 +576,7 @@ class Tier:
             await self._holder.put_action(instance, digest, result)
             self._counts.sent.add(len(result))
             self._memory.add(known)
-            self._results[name] = known
-            if len(self._results) > MAX_RESULTS:
-                del self._results[next(iter(self._results))]
+            self._results.add(name, known)
 
 
 def _upload_name(digest: Digest) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas.upstream.memory import Memory, MemoryOptions
+from cas.upstream.memory import Latest, Memory, MemoryOptions
 from cas.upstream.patience import (
     BASE_SECONDS,
     COOL_SECONDS,
@@ -102,7 +102,7 @@ def test_a_trial_that_was_given_up_is_tried_again() -> None:
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d"])
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["add", "absent", "forget", "pass"]), KEYS, st.floats(0, 4)),
+    st.tuples(st.sampled_from(["add", "absent", "pass"]), KEYS, st.floats(0, 4)),
     max_size=60,
 )
 
@@ -120,8 +120,6 @@ def test_memory_never_tells_what_is_old_or_was_overtaken(
             memory.add(key)
         elif step == "absent":
             memory.add_absent(key)
-        elif step == "forget":
-            memory.forget(key)
         else:
             clock.now += seconds
         if step != "pass":
@@ -135,7 +133,7 @@ def test_memory_never_tells_what_is_old_or_was_overtaken(
             if memory.lacks(k):
                 assert last[k][0] == "absent"
                 assert clock.now < last[k][1] + 2
-        if step in ("add", "absent"):
+        if step != "pass":
             assert memory.unknown([key]) == []
 
 
@@ -146,3 +144,13 @@ def test_the_oldest_go_first() -> None:
     memory.add(b"a")
     memory.add(b"c")
     assert memory.unknown([b"a", b"b", b"c"]) == [b"b"]
+
+
+def test_the_latest_stay() -> None:
+    latest: Latest[int] = Latest(2)
+    for number, key in enumerate((b"a", b"b", b"a", b"c")):
+        latest.add(key, number)
+    assert [latest.get(key) for key in (b"a", b"b", b"c")] == [2, None, 3]
+    latest.discard(b"c")
+    latest.discard(b"b")
+    assert [key in latest for key in (b"a", b"b", b"c")] == [True, False, False]
