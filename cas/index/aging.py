@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cas.index.lmdb import Index
-from cas.index.records import Record, cut_action, unpack_action, unpack_record
-from cas.index.tables import NEXT_SERIAL, PLACE, Tables, counted, number, seek_behind
+from cas.index.records import RECORD_BYTES, Record, unpack_action, unpack_record
+from cas.index.tables import NEXT_SERIAL, PLACE, counted, is_dead, number, seek_behind
 from cas.index.uses import PAGE as USES_PAGE
 
 PAGE = 1000
@@ -79,25 +79,31 @@ def dead_actions(index: Index, prefix: bytes, after: bytes, written_before: int)
             seen += 1
             place = _place(cursor.value())
             packed = tables.txn.get(place, db=tables.data)
-            if packed is not None and _is_dead(tables, place, packed, written_before):
+            if (
+                packed is not None
+                and is_dead(tables, place, packed)
+                and unpack_action(packed).written_at < written_before
+            ):
                 dead.append((key, packed))
             found = cursor.next()
     return DeadActions(dead, seen, key if seen == ACTIONS_PAGE else None)
 
 
-def _is_dead(tables: Tables, place: bytes, packed: bytes, written_before: int) -> bool:
-    if tables.unsent is not None and tables.txn.get(place, db=tables.unsent) is not None:
-        # What it lacks here may have been sent upstream already.
-        return False
-    references = cut_action(packed).references
-    with tables.txn.cursor(tables.meta) as cursor:
-        if len(cursor.getmulti(references, values=False)) == len(references):
-            return False
-    return unpack_action(packed).written_at < written_before
-
-
 def _place(raw: bytes) -> bytes:
     return PLACE.pack(unpack_record(raw).serial)
+
+
+def condemned(index: Index) -> list[tuple[bytes, Record]]:
+    """Evicted blobs whose files may still be there."""
+    out = []
+    with index.reading() as tables, tables.txn.cursor(tables.condemned) as cursor:
+        for row in cursor.iternext(keys=False, values=True):
+            record, key = unpack_record(row[:RECORD_BYTES]), row[RECORD_BYTES:]
+            # Unless the same file was taken into the index anew, as `fsck` may do.
+            raw = tables.txn.get(key, db=tables.meta)
+            if raw is None or unpack_record(raw).generation != record.generation:
+                out.append((key, record))
+    return out
 
 
 def mend_times(index: Index, after: int) -> int | None:

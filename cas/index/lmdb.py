@@ -1,7 +1,7 @@
 """The index on disk: an LMDB environment and every transaction on it.
 
 Rule: the only place where a transaction begins or ends.  Callers see keys and
-records; they never hold a cursor.
+records; they never hold a cursor.  What a write does to the tables is `writing`'s.
 
 One environment per process, opened after the process started (LMDB's rule).
 Readers never wait: a read is a snapshot.  Writers take LMDB's process-shared lock
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -21,52 +20,21 @@ from typing import Any, ParamSpec, TypeVar
 import lmdb
 
 from cas.errors import NoSpace, StoreClosed
-from cas.index.changes import Changes, NewBlob, Totals, on_disk
+from cas.index.changes import Changes, NewBlob, Totals
 from cas.index.environment import DATA_FILE, open_environment, translate, translated
 from cas.index.records import (
-    FILE,
-    IN_FILES,
     INLINE,
-    PACKED,
-    PACKED_INLINE,
-    RECORD_BYTES,
     SERIAL,
-    STORED,
     WHERE,
     PackedAction,
     Record,
     cut_action,
-    pack_record,
     serials,
     unpack_record,
 )
-from cas.index.tables import (
-    FILE_BYTES,
-    NEXT_SERIAL,
-    PLACE,
-    UNSENT_BYTES,
-    UNSENT_ROW,
-    Tables,
-    counted,
-    number,
-    seek_behind,
-)
+from cas.index.tables import FILE_BYTES, PLACE, Tables, number, seek_behind
 from cas.index.uses import UseTimes
-
-
-@dataclass(slots=True)
-class _Change:
-    """What a write transaction does beside its tables."""
-
-    file_bytes: int = 0
-    """By how much the blobs' files grow."""
-    gone: list[int] = field(default_factory=list)
-    """Serials of entries that were removed."""
-    recount: bool = False
-    """Whether to sum up `file_bytes` of all entries anew, and `unsent_bytes`."""
-    unsent_bytes: int = 0
-    """By how much what waits to be sent upstream grows."""
-
+from cas.index.writing import Writing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,16 +68,14 @@ class Index:
         what is to be sent upstream where there is none; one that is there is always opened.
 
         `sync` False leaves the write-back to `flush` (durability batch and none).  `seam` is
-        called with "before-put" (`apply`) or "before-remove" (`remove`), "before-commit" and
-        "after-commit" by each transaction; tests stop a process there.
+        called with "before-put" (`apply`) or "before-remove" (`remove`, `evict`, `sent`),
+        "before-commit" and "after-commit"; tests stop a process there.
 
         Raises DataLoss when the file is damaged; the message names the way out.
         """
         self._seam = seam
         self._closed = False
         self.path = path
-        self._change = _Change()
-        """What the transaction under way, of which there is one at most, does beside its tables."""
         self._env = open_environment(path, sync)
         try:
             with translated(path):
@@ -212,7 +178,7 @@ class Index:
             if packed is None:
                 return None, False
             action = cut_action(packed)
-            return action, self._complete(txn, action)
+            return action, len(self._present(txn, action.references)) == len(action.references)
 
     @_reads
     def packed_action(self, key: bytes) -> bytes | None:
@@ -236,9 +202,6 @@ class Index:
             # One call for all keys: a loop of lookups would take and release the GIL for each.
             found: list[bytes] = cursor.getmulti(keys, values=False)
             return found
-
-    def _complete(self, txn: Any, action: PackedAction) -> bool:
-        return len(self._present(txn, action.references)) == len(action.references)
 
     def _action(self, txn: Any, key: bytes) -> bytes | None:
         raw = txn.get(key, db=self._meta)
@@ -266,8 +229,8 @@ class Index:
             if raw is not None or not txn.stat(self._meta)["entries"]:
                 return self._totals(txn, raw)
         # An index from before they were counted.
-        with self._write() as txn:
-            self._change.recount = True
+        with self._write() as writing:
+            writing.recount = True
         with self._read() as txn:
             return self._totals(txn, txn.get(FILE_BYTES))
 
@@ -291,16 +254,8 @@ class Index:
 
         Raises NoSpace when the disk or the map is full; nothing was changed then.
         """
-        removed = []
-        with self._write() as txn:
-            self._reach("before-remove")
-            for key, record in entries:
-                if self._is_same(txn, key, record):
-                    self._remove(txn, key)
-                    removed.append((key, record))
-            self._reach("before-commit")
-        self._reach("after-commit")
-        return removed
+        with self._write("before-remove") as writing:
+            return [entry for entry in entries if writing.remove_same(*entry)]
 
     def evict(
         self,
@@ -314,46 +269,16 @@ class Index:
         unless `unsent_too`, do not wait to be sent upstream.
 
         Notes in the same transaction which files are to go, so that a process that is killed
-        before it removed them leaves no orphans: see `condemned`.  `done` are the serials of
+        before it removed them leaves no orphans: see `aging.condemned`.  `done` are the serials of
         earlier ones whose files are gone.
         """
-        removed = []
-        with self._write() as txn:
-            self._reach("before-remove")
-            for serial in done:
-                txn.delete(PLACE.pack(serial), db=self._condemned)
-            for key, record in entries:
-                if not self._is_same(txn, key, record):
-                    continue
-                if self.uses.load(record.serial) > unused_since:
-                    continue
-                if not unsent_too and self._waits(txn, record.serial):
-                    continue
-                self._remove(txn, key)
-                if record.where in IN_FILES:
-                    place = PLACE.pack(record.serial)
-                    txn.put(place, pack_record(record) + key, db=self._condemned)
-                removed.append((key, record))
-            self._reach("before-commit")
-        self._reach("after-commit")
-        return removed
-
-    @_reads
-    def condemned(self) -> list[tuple[bytes, Record]]:
-        """Evicted blobs whose files may still be there."""
-        out = []
-        with self._read() as txn, txn.cursor(self._condemned) as cursor:
-            for row in cursor.iternext(keys=False, values=True):
-                record, key = unpack_record(row[:RECORD_BYTES]), row[RECORD_BYTES:]
-                # Unless the same file was taken into the index anew, as `fsck` may do.
-                raw = txn.get(key, db=self._meta)
-                if raw is None or unpack_record(raw).generation != record.generation:
-                    out.append((key, record))
-        return out
-
-    def _is_same(self, txn: Any, key: bytes, record: Record) -> bool:
-        raw = txn.get(key, db=self._meta)
-        return raw is not None and raw[SERIAL] == PLACE.pack(record.serial)
+        with self._write("before-remove") as writing:
+            writing.files_are_gone(done)
+            return [
+                entry
+                for entry in entries
+                if writing.evict(*entry, unused_since, unsent_too=unsent_too)
+            ]
 
     def apply(self, changes: Changes) -> list[NewBlob]:
         """Commits `changes` whole and returns those of its blobs that were there before:
@@ -361,43 +286,26 @@ class Index:
 
         Raises NoSpace when the disk or the map is full; nothing was changed then.
         """
-        with self._write() as txn:
-            self._reach("before-put")
+        with self._write("before-put") as writing:
             for key in changes.dropped:
-                self._remove(txn, key)
-            known = self._put(txn, changes)
+                writing.remove(key)
+            known = writing.put(changes)
             if changes.unsent:
-                self._queue(txn, changes.unsent, changes.second)
+                writing.queue(changes.unsent, changes.second)
             for key, packed in changes.dropped_actions:
-                # Not if its blobs have come meanwhile: somebody may have been told so.
-                if self._action(txn, key) == packed and not self._complete(txn, cut_action(packed)):
-                    # Nor if it is to be sent: what it lacks here may have been sent already.
-                    if self._unsent is not None and self._waits(txn, self._serial(txn, key)):
-                        continue
-                    self._remove(txn, key)
-            self._reach("before-commit")
-        self._reach("after-commit")
+                writing.drop_dead(key, packed)
         return known
 
     def sent(self, serials: Iterable[int]) -> None:
         """Takes entries off the queue."""
-        with self._write() as txn:
-            self._reach("before-remove")
+        with self._write("before-remove") as writing:
             for serial in serials:
-                self._unqueue(txn, PLACE.pack(serial))
-            self._reach("before-commit")
-        self._reach("after-commit")
+                writing.unqueue(PLACE.pack(serial))
 
     def pin(self, blobs: Sequence[NewBlob]) -> None:
-        """Enters blobs that eviction never sees: they have no place in the order of writing."""
-        with self._write() as txn:
-            serial = counted(txn, NEXT_SERIAL)
-            for key, data, generation, stored, _ in blobs:
-                record = pack_record(Record(INLINE, 0, serial, generation, stored))
-                if txn.put(key, record, overwrite=False, db=self._meta):
-                    txn.put(PLACE.pack(serial), data or b"", db=self._data)
-                    serial += 1
-            _set_next_serial(txn, serial)
+        """Enters blobs that eviction never sees."""
+        with self._write() as writing:
+            writing.pin(blobs)
 
     def touch(self, keys: Iterable[bytes], minute: int) -> None:
         """Notes that these entries were used at `minute`; absent ones are passed over.
@@ -447,144 +355,47 @@ class Index:
     def writing(self, *, recount: bool = False) -> Iterator[Tables]:
         """One transaction, committed at the end of the block, undone by an error.  `recount`
         where it may change which blobs have files."""
-        with self._write() as txn:
-            self._change.recount = recount
-            yield self._tables(txn)
-            self._reach("before-commit")
-        self._reach("after-commit")
+        with self._write("") as writing:
+            writing.recount = recount
+            yield writing.tables
 
     def _tables(self, txn: Any) -> Tables:
         return Tables(txn, self._meta, self._data, self._order, self._condemned, self._unsent)
 
-    # --- inside a write transaction ---------------------------------------------------
-
-    def _put(self, txn: Any, changes: Changes) -> list[NewBlob]:
-        """Enters blobs and actions; the blobs that were there before."""
-        # Serials ascend, so `data` and `order` grow at their ends: pages fill up one after
-        # another and few are touched, where random keys would touch one page each.
-        known: list[NewBlob] = []
-        data: list[tuple[bytes, bytes]] = []
-        order: list[tuple[bytes, bytes]] = []
-        minute = changes.minute
-        meta = self._meta
-        serial = first = counted(txn, NEXT_SERIAL)
-        for blob in changes.blobs:
-            key, content, generation, stored, packed = blob
-            if content is not None:
-                where = PACKED_INLINE if packed else INLINE
-                record = Record(where, minute, serial, 0, len(content))
-            else:
-                where = PACKED if packed else FILE
-                record = Record(where, minute, serial, generation, stored)
-            if not txn.put(key, pack_record(record), overwrite=False, db=meta):
-                known.append(blob)
-                continue
-            place = PLACE.pack(serial)
-            if content is not None:
-                data.append((place, content))
-            else:
-                self._change.file_bytes += on_disk(stored)
-            order.append((place, key))
-            serial += 1
-        # Of several results for one action in this transaction, the last one counts.
-        for key, value, where in {entry.key: entry for entry in changes.actions}.values():
-            record = Record(where, minute, serial, 0, len(value))
-            old = txn.replace(key, pack_record(record), db=meta)
-            if old is not None:
-                self._forget(txn, unpack_record(old))
-            place = PLACE.pack(serial)
-            data.append((place, value))
-            order.append((place, key))
-            serial += 1
-        if serial != first:
-            _set_next_serial(txn, serial)
-            # Before the commit: an entry without a time would never be evicted.
-            self.uses.enter(first, serial - first, minute)
-            with txn.cursor(self._data) as cursor:
-                cursor.putmulti(data, append=True)
-            with txn.cursor(self._order) as cursor:
-                cursor.putmulti(order, append=True)
-        return known
-
-    def _remove(self, txn: Any, key: bytes) -> None:
-        raw = txn.pop(key, db=self._meta)
-        if raw is not None:
-            self._forget(txn, unpack_record(raw))
-
-    def _forget(self, txn: Any, record: Record) -> None:
-        """Removes what other tables hold of an entry that is gone from `meta`."""
-        place = PLACE.pack(record.serial)
-        txn.delete(place, db=self._order)
-        if record.where in IN_FILES:
-            self._change.file_bytes -= on_disk(record.stored)
-        else:
-            txn.delete(place, db=self._data)
-        if self._unsent is not None:
-            self._unqueue(txn, place)
-        self._change.gone.append(record.serial)
-
-    def _queue(self, txn: Any, keys: Sequence[bytes], second: int) -> None:
-        """Has entries wait to be sent upstream; under their serials, so that what becomes of an
-        entry becomes of its place in the queue."""
-        with txn.cursor(self._meta) as cursor:
-            # Empty blobs have nothing to send.
-            sizes = {raw[SERIAL]: raw[STORED] for _, raw in cursor.getmulti(keys)}
-        with txn.cursor(self._unsent) as cursor:
-            for place in cursor.getmulti(list(sizes), values=False):
-                del sizes[place]
-            since = PLACE.pack(second)
-            rows = [(place, since + size) for place, size in sizes.items() if any(size)]
-            cursor.putmulti(rows)
-        self._change.unsent_bytes += sum([UNSENT_ROW.unpack(row)[1] for _, row in rows])
-
-    def _unqueue(self, txn: Any, place: bytes) -> None:
-        raw = txn.pop(place, db=self._unsent)
-        if raw is not None:
-            self._change.unsent_bytes -= UNSENT_ROW.unpack(raw)[1]
-
-    def _waits(self, txn: Any, serial: int | None) -> bool:
-        if self._unsent is None or serial is None:
-            return False
-        return txn.get(PLACE.pack(serial), db=self._unsent) is not None
-
-    def _serial(self, txn: Any, key: bytes) -> int | None:
-        raw = txn.get(key, db=self._meta)
-        return None if raw is None else unpack_record(raw).serial
-
     # --- transactions ----------------------------------------------------------------
 
     @contextmanager
-    def _write(self) -> Iterator[Any]:
+    def _write(self, phase: str | None = None) -> Iterator[Writing]:
+        """One transaction.  The seam is called with `phase`, unless that is "", and for its
+        commit; for None not at all."""
         if self._closed:
             raise StoreClosed("the index is closed")
-        with translated(self.path), self._env.begin(write=True) as txn:
-            change = self._change = _Change()
-            yield txn
-            if change.file_bytes or change.recount:
-                self._count(txn, change)
-            if change.unsent_bytes or change.recount:
-                self._count_unsent(txn, change)
-        if change.gone:
+        seam = None if phase is None else self._seam
+        try:
+            with self._env.begin(write=True) as txn:
+                writing = Writing(self._tables(txn), self.uses)
+                if seam is not None and phase:
+                    seam(phase)
+                yield writing
+                if seam is not None:
+                    seam("before-commit")
+                if writing.file_bytes or writing.recount:
+                    writing.count_files()
+                if writing.unsent_bytes or writing.recount:
+                    writing.count_unsent()
+        except lmdb.Error as error:
+            raise translate(error, self.path) from error
+        if writing.gone:
             # After the commit: an entry that stays keeps its time.
-            self.uses.clear(change.gone)
+            self.uses.clear(writing.gone)
+        if seam is not None:
+            seam("after-commit")
 
     def _open_unsent(self, *, create: bool) -> Any:
         try:
             return self._env.open_db(b"unsent", integerkey=True, create=create)
         except lmdb.NotFoundError:
             return None
-
-    def _count_unsent(self, txn: Any, change: _Change) -> None:
-        """Keeps the sum of what waits to be sent upstream."""
-        if self._unsent is None:
-            return
-        if change.recount:
-            with txn.cursor(self._unsent) as cursor:
-                rows = cursor.iternext(keys=False, values=True)
-                total = sum(UNSENT_ROW.unpack(row)[1] for row in rows)
-        else:
-            total = max(0, counted(txn, UNSENT_BYTES) + change.unsent_bytes)
-        txn.put(UNSENT_BYTES, PLACE.pack(total))
 
     def _begin_counting(self) -> None:
         # Else the first file, or the first look of the janitor, would have all entries counted.
@@ -595,17 +406,6 @@ class Index:
                 if not txn.stat(self._meta)["entries"]:
                     txn.put(FILE_BYTES, PLACE.pack(0), overwrite=False)
 
-    def _count(self, txn: Any, change: _Change) -> None:
-        """Keeps the sum of what the blobs' files take on disk."""
-        raw = txn.get(FILE_BYTES)
-        if raw is not None and not change.recount:
-            total = max(0, number(raw) + change.file_bytes)
-        else:
-            with txn.cursor(self._meta) as cursor:
-                records = (unpack_record(raw) for raw in cursor.iternext(keys=False, values=True))
-                total = sum(on_disk(found.stored) for found in records if found.where in IN_FILES)
-        txn.put(FILE_BYTES, PLACE.pack(total))
-
     # Any: without `buffers` every key and value is bytes, which lmdb's types cannot say.
     def _read(self) -> Any:
         try:
@@ -615,14 +415,6 @@ class Index:
                 raise StoreClosed("the index is closed") from None
             raise translate(error) from error
 
-    def _reach(self, phase: str) -> None:
-        if self._seam is not None:
-            self._seam(phase)
-
 
 def _pages(stat: dict[str, int]) -> int:
     return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-
-
-def _set_next_serial(txn: Any, serial: int) -> None:
-    txn.put(NEXT_SERIAL, PLACE.pack(serial))

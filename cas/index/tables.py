@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Any, NamedTuple
 
-from cas.index.records import SERIAL
+from cas.index.records import SERIAL, cut_action
 
 PLACE = Struct("=Q")
 """An entry's place, which is its key in `data`, `order`, `condemned` and `unsent`: its serial, as
@@ -62,6 +62,16 @@ def key_at(tables: Tables, place: bytes) -> bytes | None:
     """As `entry_at`, the key alone."""
     entry = entry_at(tables, place)
     return None if entry is None else entry[0]
+
+
+def is_dead(tables: Tables, place: bytes, packed: bytes) -> bool:
+    """Whether an action result or a value, which is stored at `place`, lacks a blob."""
+    if tables.unsent is not None and tables.txn.get(place, db=tables.unsent) is not None:
+        # What it lacks here may have been sent upstream already.
+        return False
+    references = cut_action(packed).references
+    with tables.txn.cursor(tables.meta) as cursor:
+        return len(cursor.getmulti(references, values=False)) < len(references)
 
 
 def seek_behind(cursor: Any, after: bytes) -> bool:

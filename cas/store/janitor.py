@@ -368,7 +368,7 @@ class Janitor:
 
     def _finish_removals(self) -> Work:
         """What an earlier janitor forgot in the index and did not come to remove."""
-        for key, record in self._index.condemned():
+        for key, record in aging.condemned(self._index):
             self._remove_file(key, record)
             yield 0.0
         if self._done:

@@ -125,12 +125,12 @@ def test_files_to_remove_are_known_until_they_are_gone(index: Index) -> None:
     enter(index, file(1), file(2), inline(3), minute=7)
     chosen = [(key(number), record(index, number)) for number in (1, 2, 3)]
     index.evict(chosen[:1] + chosen[2:], 8)
-    assert index.condemned() == chosen[:1]
+    assert aging.condemned(index) == chosen[:1]
     index.evict(chosen[1:2], 8, done=[chosen[0][1].serial])
-    assert index.condemned() == chosen[1:2]
+    assert aging.condemned(index) == chosen[1:2]
     # `fsck` may take the file in again: then it is no longer to go.
     enter(index, NewBlob(key(2), None, chosen[1][1].generation, 5000))
-    assert index.condemned() == []
+    assert aging.condemned(index) == []
 
 
 def test_entries_by_serial(index: Index) -> None:

@@ -11,6 +11,7 @@ import pytest
 from cas import digest as digests
 from cas.digest import FUNCTIONS, Digest
 from cas.errors import InvalidArgument, NotFound
+from cas.index import aging
 from cas.index.lmdb import Index
 from cas.reapi.instances import is_namespace_of, namespace
 from cas.store import administration
@@ -132,7 +133,7 @@ def test_a_crash_leaves_no_record_that_names_nothing(directory: Path, stop: str)
         assert known is (stop in ("before-remove", "before-commit"))
         assert len(files(directory)) == 1
         # What is to go is noted, for the next janitor.
-        assert len(index.condemned()) == (0 if known else 1)
+        assert len(aging.condemned(index)) == (0 if known else 1)
     finally:
         index.close()
 

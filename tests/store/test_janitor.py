@@ -14,6 +14,7 @@ import pytest
 from cas import digest as digests
 from cas.digest import FUNCTIONS, SHA256, Digest
 from cas.errors import NoSpace
+from cas.index import aging
 from cas.index.lmdb import Index
 from cas.index.records import FILE, minutes
 from cas.metrics import families
@@ -376,7 +377,7 @@ def test_a_janitor_that_was_killed_leaves_nothing_behind(house: House, step: str
     left = here(store, range(count))
     assert 0 < len(left) < count
     assert len(files_of(house)) == len(left)
-    assert store._index.condemned() == []
+    assert aging.condemned(store._index) == []
 
 
 def test_a_new_janitor_does_not_believe_one_that_found_nothing_to_free(house: House) -> None:

@@ -16,6 +16,7 @@ import zstandard
 from cas import digest as digests
 from cas.digest import Digest
 from cas.errors import DataLoss, DigestMismatch, NotFound
+from cas.index import aging
 from cas.index.records import FILE, INLINE, PACKED, PACKED_INLINE, Record
 from cas.store import scrub, stat
 from cas.store.directory import prepare
@@ -445,7 +446,7 @@ def test_what_it_takes_is_counted(layout: Layout) -> None:
         store.administration().delete_blob(digest)
         assert not path.exists()
         assert index.totals().file_bytes == 0
-        assert not index.condemned()
+        assert not aging.condemned(index)
 
 
 def test_what_a_process_left_is_no_blob(layout: Layout, store: LocalStore) -> None:
