@@ -1,7 +1,8 @@
 """What is asked of upstream, whatever it is: an object store, or another server of REAPI.
 
-Rule: the protocol between `tier`, which knows what is to be done, and who knows how it is asked
-for: `objectholder`, `serverholder`.  Patience is `trying`'s in both.
+Rule: the protocol between who knows what is to be done (`existence`, `fetching`, `sending`,
+`results`) and who knows how it is asked for: `objectholder`, `serverholder`.  Patience is
+`trying`'s in both.
 """
 
 from __future__ import annotations

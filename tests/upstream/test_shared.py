@@ -84,9 +84,9 @@ def test_without_it_the_object_store_is_asked(
     found = put(node("a", options), *CONTENTS)
     until(lambda: len(redis.keys) == len(found))
     store = node("b", options)
-    assert store.beyond._shared is not None
+    assert store.beyond._existence._shared is not None
     now = [0.0]
-    store.beyond._shared._breaker = Breaker(lambda: now[0])
+    store.beyond._existence._shared._breaker = Breaker(lambda: now[0])
     redis.asked.clear()
     redis.fails = True
     for digest in found[:20]:

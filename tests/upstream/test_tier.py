@@ -15,13 +15,13 @@ from cas.errors import DataLoss, NoSpace, NotFound, Unavailable
 from cas.store.coming import Coming
 from cas.store.interface import Blob, NewAction
 from cas.store.uploads import LocalUpload
+from cas.upstream.fetching import BROUGHT
 from cas.upstream.landing import UNSTAGED
 from cas.upstream.memory import MemoryOptions
 from cas.upstream.objects import Broken, Refused
 from cas.upstream.opening import TierOptions
 from cas.upstream.patience import COOL_SECONDS, Breaker
 from cas.upstream.store import TieredStore
-from cas.upstream.tier import BROUGHT
 from cas.upstream.trying import Patience
 from tests.upstream.bucket import Bucket
 from tests.upstream.conftest import OPTIONS, Node
