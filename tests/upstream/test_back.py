@@ -34,7 +34,7 @@ from cas.upstream.draining import NEW_SECONDS, Drain
 from cas.upstream.objects import Refused
 from cas.upstream.opening import TierOptions, open_tier
 from cas.upstream.patience import Breaker
-from cas.upstream.tier import SENT_WHOLE
+from cas.upstream.sending import SENT_WHOLE
 from cas.upstream.trying import Patience
 from tests.upstream.bucket import Bucket
 from tests.upstream.test_tier import PATIENCE, name_of, put, read, some_bytes, until
