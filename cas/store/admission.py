@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from cas.errors import CasError, StoreClosed
@@ -47,19 +46,11 @@ class _Waiting(NamedTuple):
 class Admission:
     """One process's.  `reserve` and its like from any thread, the rest for the committer's."""
 
-    def __init__(
-        self,
-        space: Space,
-        meter: Meter,
-        monotonic: Callable[[], float] = time.monotonic,
-        *,
-        backlog: Backlog | None = None,
-    ) -> None:
+    def __init__(self, space: Space, meter: Meter, *, backlog: Backlog | None = None) -> None:
         self.space = space
         self._backlog = backlog
         self._meter = meter
         self._meter_lock = threading.Lock()
-        self._monotonic = monotonic
         self._waiting: list[_Waiting] = []
         self._admitted = 0
         self.crowded = False
@@ -117,7 +108,7 @@ class Admission:
         self._waiting.clear()
 
     def _admit_each(self, works: list[Work]) -> list[Work]:
-        now = self._monotonic()
+        now = time.monotonic()
         self._look_again()
         new = [
             _Waiting(work, work.room or _cost(work), now + WAIT_SECONDS - work.waited)

@@ -141,7 +141,7 @@ class LocalStore:
         self._quarantine = Quarantine(layout, files)
         self._clock = clock
         self._touched: set[bytes] = set()
-        self._inline_threshold = options.inline_threshold
+        self.inline_threshold = options.inline_threshold
         self._space = Space(layout.space, files)
         self._queues = options.queue is not None
         self._admission = Admission(
@@ -268,7 +268,7 @@ class LocalStore:
                 size = digest.size
                 try:
                     digests.verify(digest, data)
-                    if size <= self._inline_threshold:
+                    if size <= self.inline_threshold:
                         inline.append(NewBlob(digest.key, bytes(data)))
                         out.append(together)
                     else:
@@ -284,10 +284,6 @@ class LocalStore:
                 work.fetched = fetched
                 self._committer.submit(work)
         return out
-
-    @property
-    def inline_threshold(self) -> int:
-        return self._inline_threshold
 
     def room(self, size: int, /, *, waited: float = 0.0) -> Pending[None]:
         # Behind those that wait already.
@@ -463,7 +459,7 @@ class LocalStore:
     # --- inside ----------------------------------------------------------------------
 
     def _put_verified(self, digest: Digest, data: bytes) -> Pending[None]:
-        if digest.size > self._inline_threshold:
+        if digest.size > self.inline_threshold:
             work = self._written(digest, data)
         else:
             work = Work(Pending(), blobs=(NewBlob(digest.key, data),))

@@ -39,7 +39,7 @@ class MemoryStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
-        self._inline_threshold = inline_threshold
+        self.inline_threshold = inline_threshold
         self._max_open_uploads = max_open_uploads
         self._lock = threading.RLock()
         self._blobs: dict[bytes, bytes] = {digests.empty(f).key: b"" for f in FUNCTIONS}
@@ -73,7 +73,7 @@ class MemoryStore:
 
     def read_small_many(self, keys: Sequence[bytes], /) -> dict[bytes, bytes]:
         found = {key: self._blobs[key] for key in keys if key in self._blobs}
-        return {key: data for key, data in found.items() if len(data) <= self._inline_threshold}
+        return {key: data for key, data in found.items() if len(data) <= self.inline_threshold}
 
     def open(self, digest: Digest, /) -> Blob:
         data = self._blobs.get(digest.key)
@@ -96,10 +96,6 @@ class MemoryStore:
 
     def room(self, size: int, /, *, waited: float = 0.0) -> Pending[None]:
         return resolved(None)
-
-    @property
-    def inline_threshold(self) -> int:
-        return self._inline_threshold
 
     def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> MemoryUpload:
         with self._lock:

@@ -7,29 +7,19 @@ Absent, or `Unavailable`, which the protocols tell as such; never an obstore err
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 
 from cas.upstream.counts import Counts
 from cas.upstream.objects import Broken, Entry, Objects
-from cas.upstream.patience import Breaker
 from cas.upstream.trying import Patience, Trying
 
 
 class Asking:
     """See `objects.Objects`."""
 
-    def __init__(
-        self,
-        objects: Objects,
-        patience: Patience,
-        counts: Counts | None = None,
-        *,
-        draw: Callable[[], float] = random.random,
-        breaker: Breaker | None = None,
-    ) -> None:
+    def __init__(self, objects: Objects, patience: Patience, counts: Counts | None = None) -> None:
         self._objects = objects
-        self.trying = Trying(patience, counts, draw=draw, breaker=breaker)
+        self.trying = Trying(patience, counts)
 
     async def head(self, key: str) -> int:
         """The object's size.  Raises Absent."""

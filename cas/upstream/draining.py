@@ -4,7 +4,7 @@ Rule: one process of a node does it, the janitor's: there is just one of that, i
 with the server, it shares no interpreter with calls, and the queue may have been filled by any
 process.  An entry leaves the queue once upstream has acknowledged it, so that whoever is killed
 meanwhile leaves it there; sending twice is one request more.  What goes before what is
-`Tier.send_action`'s to keep.
+`Target.send_action`'s to keep.
 
 The queue is walked in a circle, so that an entry which cannot be sent holds up no other.  While
 upstream fails one entry at a time is tried.
@@ -51,7 +51,7 @@ log = logging.getLogger("cas.upstream")
 
 
 class Target(Protocol):
-    """Where to send it: `Tier`."""
+    """Where to send it: `tier.Tier`."""
 
     def send(self, keys: list[bytes], /, *, sure: bool, new: bool) -> Pending[None]:
         """Resolved once these blobs are upstream.  Fails with NotFound where one is neither here
@@ -80,7 +80,6 @@ class Drain:
         width: int = 64,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`width` entries are under way at once."""
         self._index = index
@@ -88,7 +87,6 @@ class Drain:
         self._width = width
         self._counts = _Counts(metrics or Metrics())
         self._clock = clock
-        self._monotonic = monotonic
         self._ended: deque[int] = deque()
         """Serials; filled by other threads."""
         self._under_way: dict[int, _UnderWay] = {}
@@ -109,20 +107,20 @@ class Drain:
     def step(self) -> float:
         """Does what is due, without waiting for upstream; seconds until the next.  A fault of the
         index's is logged, and tried again after a while."""
-        if self._monotonic() < self._rests_until:
+        if time.monotonic() < self._rests_until:
             return IDLE_SECONDS
         try:
             self._collect()
             self._leave()
             self._tell()
-            now = self._monotonic()
+            now = time.monotonic()
             if now < self._resume_at and not self._under_way:
                 return min(IDLE_SECONDS, self._resume_at - now)
             if now >= self._resume_at:
                 self._start()
         except (CasError, OSError) as error:
             log.error("what waits for upstream cannot be seen to", extra={"error": str(error)})
-            self._rests_until = self._monotonic() + MAX_PAUSE
+            self._rests_until = time.monotonic() + MAX_PAUSE
         return BUSY_SECONDS if self._under_way or self._done else IDLE_SECONDS
 
     # --- what has come about ---------------------------------------------------------------
@@ -152,11 +150,11 @@ class Drain:
 
     def _is_over(self, serial: int) -> None:
         if not self._done:
-            self._done_due = self._monotonic() + GATHER_SECONDS
+            self._done_due = time.monotonic() + GATHER_SECONDS
         self._done.append(serial)
 
     def _failed(self, error: Exception) -> None:
-        now = self._monotonic()
+        now = time.monotonic()
         if not self._is_failing:
             entries, size = unsent.waiting(self._index)
             facts = {"entries": entries, "bytes": size, "error": str(error)}
@@ -169,7 +167,7 @@ class Drain:
     def _leave(self) -> None:
         if not self._done:
             return
-        if len(self._done) >= BATCH or self._monotonic() >= self._done_due or not self._under_way:
+        if len(self._done) >= BATCH or time.monotonic() >= self._done_due or not self._under_way:
             self._index.sent(self._done)
             self._done = []
 
@@ -224,14 +222,14 @@ class Drain:
     # --- what is told --------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        begun = self._monotonic()
+        begun = time.monotonic()
         if begun < self._tell_due:
             return
         entries, size = unsent.waiting(self._index)
         oldest = unsent.oldest(self._index) if entries else None
         age = 0.0 if oldest is None else max(0.0, self._clock() - oldest)
         self._counts.waits(entries, size, age)
-        now = self._monotonic()
+        now = time.monotonic()
         self._tell_due = now + max(TELL_SECONDS, (now - begun) / TELL_SHARE)
 
 

@@ -41,7 +41,7 @@ from cas.upstream.loop import Loop, brought
 from cas.upstream.objects import Absent, Broken
 
 WHOLE = 1 << 20
-"""Objects up to this size, bytes, come in one request and are not staged."""
+"""Blobs up to this size, bytes, come in one request and are not staged."""
 STREAMS = 16
 """Blobs that come at once in one process: each holds `flights.WINDOW` pieces.  But …"""
 SMALL = 64 << 10
@@ -49,7 +49,7 @@ SMALL = 64 << 10
 SMALL_STREAMS = 256
 """… so many come at once: they may come together."""
 BROUGHT = 64 << 10
-"""Objects up to this size, which an action result names, are fetched where others are looked for:
+"""Blobs up to this size, which an action result names, are fetched where others are looked for:
 that costs as much as to look, and who asked for it is about to read them."""
 LOOK_SECONDS = 0.01
 """Between two looks at what another process stages."""

@@ -148,7 +148,7 @@ class Flight:
 
 
 Fetch = Callable[[Digest, int, int], Pending[bytes]]
-"""Bytes of the object from one offset to another, straight from upstream."""
+"""Bytes of a blob from one offset to another, straight from upstream."""
 
 
 class ComingBlob(Coming):

@@ -1,9 +1,9 @@
 """What is asked of an object store, whichever it is.
 
-Rule: the protocol and its errors; one request each, without patience: time-outs, retries and
-the breaker are `asking`'s.  An object is visible whole or not at all, as every object store
-promises; nothing else is relied on, neither the order of listings nor conditional writes, which
-some stores refuse and some ignore.
+Rule: the protocol, and its errors, which are a server's too; one request each, without patience:
+time-outs, retries and the breaker are `trying`'s.  An object is visible whole or not at all, as
+every object store promises; nothing else is relied on, neither the order of listings nor
+conditional writes, which some stores refuse and some ignore.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple, Protocol
 
 
 class UpstreamError(Exception):
-    """Base: the object store, or the way to it, did not do what was asked."""
+    """Base: upstream, or the way to it, did not do what was asked."""
 
 
 class Absent(UpstreamError):
-    """No such object: an answer, not a failure."""
+    """There is no such thing: an answer, not a failure."""
 
 
 class Broken(UpstreamError):
@@ -62,15 +62,6 @@ class Object(Protocol):
 
     def pieces(self) -> AsyncIterator[bytes]:
         """The bytes asked for, in pieces as they come.  Raises Broken."""
-
-
-class Source(Protocol):
-    """Bytes to send, which can be read again: a request may be repeated."""
-
-    size: int
-
-    def read(self, offset: int, size: int, /) -> bytes:
-        """*Blocking.*  Up to `size` bytes at `offset`; short only at the end."""
 
 
 class Objects(Protocol):

@@ -40,18 +40,18 @@ class Tier:
         holder: Holder,
         memory: Memory,
         counts: Counts,
-        shared: Shared | None = None,
-        back: Back | None = None,
+        shared: Shared | None,
+        back: Back | None,
         *,
-        sends: bool = True,
+        sends: bool,
     ) -> None:
         """`back` where writes are acknowledged before they are sent; `sends` False keeps what is
         written here, here."""
-        self.back = back
         self._local = local
         self._loop = loop
         self._holder = holder
-        self.sends = sends
+        self._back = back
+        self._sends = sends
         self._counts = counts
         self._existence = Existence(holder, memory, shared, counts)
         self._fetching = Fetching(local, loop, holder, self._existence, counts)
@@ -88,9 +88,9 @@ class Tier:
     # --- writes --------------------------------------------------------------------------
 
     def keep(self, keys: Sequence[bytes], /) -> Pending[None]:
-        if not self.sends:
+        if not self._sends:
             return resolved(None)
-        return self.send(keys) if self.back is None else self.back.keep(keys)
+        return self.send(keys) if self._back is None else self._back.keep(keys)
 
     def send(
         self, keys: Sequence[bytes], /, *, sure: bool = False, new: bool = False
@@ -100,10 +100,10 @@ class Tier:
 
     def after(self, committed: Pending[None], digest: Digest) -> Pending[None]:
         """What a write comes to: its local commit, and then its object."""
-        if not self.sends:
+        if not self._sends:
             return committed
-        if self.back is not None:
-            return self.back.after(committed, digest)
+        if self._back is not None:
+            return self._back.after(committed, digest)
         return then(committed, lambda _: self.send([digest.key]))
 
     # --- action results ------------------------------------------------------------------
@@ -120,10 +120,10 @@ class Tier:
     def put_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
         """A write's action result, acknowledged as `after` has it: all that it names goes first.
         One that lacks a blob, here and upstream, stays here."""
-        if self.back is not None:
-            return self.back.put_action(instance, digest, action)
+        if self._back is not None:
+            return self._back.put_action(instance, digest, action)
         committed = self._local.put_action(instance, digest, action)
-        if not self.sends:
+        if not self._sends:
             return committed
 
         async def send() -> None:

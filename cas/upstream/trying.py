@@ -42,20 +42,12 @@ class Patience:
 class Trying:
     """One process's requests upstream."""
 
-    def __init__(
-        self,
-        patience: Patience,
-        counts: Counts | None = None,
-        *,
-        draw: Callable[[], float] = random.random,
-        breaker: Breaker | None = None,
-    ) -> None:
+    def __init__(self, patience: Patience, counts: Counts | None = None) -> None:
         self.timeout = patience.timeout
         self.counts = counts or Counts(Metrics())
-        self._draw = draw
         self._slots = asyncio.Semaphore(patience.concurrency)
         self._budget = Budget()
-        self.breaker = breaker or Breaker()
+        self.breaker = Breaker()
         self.returned: Callable[[], object] = lambda: None
         """Called when upstream answers again."""
 
@@ -79,7 +71,7 @@ class Trying:
         if attempt + 1 >= ATTEMPTS or isinstance(error, Refused) or not self._budget.take():
             raise Unavailable(f"upstream fails: {error}") from error
         self.counts.retries.add()
-        await asyncio.sleep(backoff(attempt, self._draw()))
+        await asyncio.sleep(backoff(attempt, random.random()))
 
     async def pieces(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The pieces, none of which takes too long.  They may end in Broken: whoever took some
