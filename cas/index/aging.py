@@ -10,7 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cas.index.lmdb import Index
-from cas.index.records import RECORD_BYTES, Record, unpack_action, unpack_record
+from cas.index.records import (
+    ACTION_PREFIX,
+    RECORD_BYTES,
+    VALUE_PREFIX,
+    Record,
+    unpack_action,
+    unpack_record,
+)
 from cas.index.tables import NEXT_SERIAL, PLACE, counted, is_dead, number, seek_behind
 from cas.index.uses import PAGE as USES_PAGE
 
@@ -20,9 +27,8 @@ PAGE = 1000
 ACTIONS_PAGE = 100
 """Action results in one snapshot: each may reference thousands of blobs."""
 
-REFERRING = (b"\0", b"\xff")
-"""What the keys of all that references blobs open with: action results (`records.action_key`)
-and values (`records.value_key`)."""
+REFERRING = (ACTION_PREFIX, VALUE_PREFIX)
+"""What the keys of all that references blobs open with."""
 
 
 def ages(index: Index) -> Iterator[tuple[int, memoryview]]:

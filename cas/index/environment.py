@@ -22,6 +22,8 @@ used.  It is a limit on the file's growth, not memory taken."""
 
 DATA_FILE = "data.mdb"
 """LMDB's name for what it keeps."""
+USES_FILE = "uses"
+"""Ours, beside it, for the times of last use."""
 
 WAY_OUT = "`cas reindex` makes it anew from the blobs' files"
 

@@ -21,7 +21,7 @@ import lmdb
 
 from cas.errors import NoSpace, StoreClosed
 from cas.index.changes import Changes, NewBlob, Totals
-from cas.index.environment import DATA_FILE, open_environment, translate, translated
+from cas.index.environment import DATA_FILE, USES_FILE, open_environment, translate, translated
 from cas.index.records import (
     INLINE,
     SERIAL,
@@ -88,7 +88,7 @@ class Index:
         except BaseException:
             self._env.close()
             raise
-        self.uses = UseTimes(path / "uses")
+        self.uses = UseTimes(path / USES_FILE)
         """For this package's other modules."""
 
     # --- reads -----------------------------------------------------------------------

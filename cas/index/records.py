@@ -56,6 +56,11 @@ _ACTION = struct.Struct("<BBHIQ")
 _EXPANDED = 1
 _META = struct.Struct("<H")
 
+ACTION_PREFIX = b"\0"
+VALUE_PREFIX = b"\xff"
+"""What the keys of all action results and of all values open with; a blob's opens with its
+function's code."""
+
 MAX_KEY_BYTES = 511
 """LMDB's own limit, as it is compiled."""
 
@@ -177,7 +182,7 @@ def action_key(instance: str, hash_key: bytes) -> bytes:
     `hash_key` is a digest's function code and hash.  Function codes start at 1, so no
     blob's key opens with a zero byte; an instance name holds none, so it ends at one.
     """
-    return b"\0" + instance.encode() + b"\0" + hash_key
+    return ACTION_PREFIX + instance.encode() + b"\0" + hash_key
 
 
 def split_action_key(key: bytes) -> tuple[str, bytes]:
@@ -231,7 +236,7 @@ def value_key(namespace: str, key: str) -> bytes:
     No digest function has code 255.  What LMDB has no room for is known by its hash, which
     follows a second zero byte; neither argument holds one.
     """
-    head = b"\xff" + namespace.encode() + b"\0"
+    head = VALUE_PREFIX + namespace.encode() + b"\0"
     raw = key.encode()
     if len(head) + len(raw) > MAX_KEY_BYTES:
         raw = b"\0" + hashlib.blake2b(raw, digest_size=32).digest()
@@ -242,7 +247,7 @@ def value_namespace(key: bytes) -> tuple[bytes, str]:
     """What the `meta` keys of all values of one namespace begin with, and its name, of one of
     them."""
     name, _, _ = key[1:].partition(b"\0")
-    return b"\xff" + name + b"\0", name.decode()
+    return VALUE_PREFIX + name + b"\0", name.decode()
 
 
 def minutes(seconds: float) -> int:

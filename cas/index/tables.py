@@ -64,9 +64,15 @@ def key_at(tables: Tables, place: bytes) -> bytes | None:
     return None if entry is None else entry[0]
 
 
+def waits(tables: Tables, place: bytes) -> bool:
+    """Whether the entry at a place is to be sent upstream."""
+    unsent = tables.unsent
+    return unsent is not None and tables.txn.get(place, db=unsent) is not None
+
+
 def is_dead(tables: Tables, place: bytes, packed: bytes) -> bool:
     """Whether an action result or a value, which is stored at `place`, lacks a blob."""
-    if tables.unsent is not None and tables.txn.get(place, db=tables.unsent) is not None:
+    if waits(tables, place):
         # What it lacks here may have been sent upstream already.
         return False
     references = cut_action(packed).references

@@ -33,6 +33,7 @@ from cas.index.tables import (
     counted,
     is_dead,
     number,
+    waits,
 )
 from cas.index.uses import UseTimes
 
@@ -134,7 +135,7 @@ class Writing:
         place = PLACE.pack(record.serial)
         if self.uses.load(record.serial) > unused_since:
             return False
-        if not unsent_too and self._waits(place):
+        if not unsent_too and waits(self.tables, place):
             return False
         if not self.remove_same(key, record):
             return False
@@ -192,10 +193,6 @@ class Writing:
         raw = self.tables.txn.pop(place, db=self.tables.unsent)
         if raw is not None:
             self.unsent_bytes -= UNSENT_ROW.unpack(raw)[1]
-
-    def _waits(self, place: bytes) -> bool:
-        txn, unsent = self.tables.txn, self.tables.unsent
-        return unsent is not None and txn.get(place, db=unsent) is not None
 
     # --- sums
 

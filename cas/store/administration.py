@@ -15,6 +15,7 @@ from cas.errors import InvalidArgument, NotFound
 from cas.index.lmdb import Index
 from cas.index.records import (
     IN_FILES,
+    VALUE_PREFIX,
     ActionRecord,
     Record,
     action_key,
@@ -117,11 +118,11 @@ class Administration:
         What is written meanwhile may stay.
         """
         yield from self._drop(action_key(instance, b""))
-        namespace = b"\xff"
+        namespace = VALUE_PREFIX
         while True:
             # The first key behind all of the last namespace's.
             found = self._index.keys(namespace, 1)
-            if not found or not found[0][0].startswith(b"\xff"):
+            if not found or not found[0][0].startswith(VALUE_PREFIX):
                 return
             prefix, name = value_namespace(found[0][0])
             if is_of(name, instance):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cas.errors import DataLoss
-from cas.index.environment import DATA_FILE, WAY_OUT
+from cas.index.environment import DATA_FILE, USES_FILE, WAY_OUT
 from cas.index.lmdb import Index
 from cas.store.files import Files, entries
 from cas.store.layout import Layout
@@ -47,7 +47,7 @@ def check_index(layout: Layout) -> None:
         there = (layout.index / DATA_FILE).stat().st_size > 0
     except FileNotFoundError:
         there = False
-    if not there and ((layout.index / "uses").exists() or _holds_blobs(layout)):
+    if not there and ((layout.index / USES_FILE).exists() or _holds_blobs(layout)):
         raise DataLoss(f"the index in {layout.index} is gone or empty; {WAY_OUT}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from cas import digest as digests
 from cas.errors import DataLoss
 from cas.index.lmdb import Index
-from cas.index.records import IN_FILES, INLINE, PACKED_INLINE, Record
+from cas.index.records import ACTION_PREFIX, IN_FILES, INLINE, PACKED_INLINE, VALUE_PREFIX, Record
 from cas.store.files import Files
 from cas.store.layout import Layout
 
@@ -69,8 +69,8 @@ class Quarantine:
 
 def describe(key: bytes) -> str:
     """An entry as messages and reports name it."""
-    if key[:1] in (b"\0", b"\xff"):
-        kind = "action" if key[:1] == b"\0" else "value"
+    if key[:1] in (ACTION_PREFIX, VALUE_PREFIX):
+        kind = "action" if key[:1] == ACTION_PREFIX else "value"
         owner, _, name = key[1:].partition(b"\0")
         shown = name[1:].hex() if kind == "action" else repr(name.decode("utf-8", "replace"))
         return f"{kind} {shown} of {owner.decode('utf-8', 'replace')!r}"

@@ -22,6 +22,7 @@ from cas.errors import CasError, DataLoss
 from cas.index import upkeep
 from cas.index.lmdb import Index
 from cas.index.records import (
+    ACTION_PREFIX,
     IN_FILES,
     INLINE,
     PACKED,
@@ -149,7 +150,7 @@ def position(key: bytes, used: Sequence[bytes]) -> float:
     functions that are `used` as well, for want of anything better."""
     code = key[:1]
     # Action results come first and values last; both take no time, nor do empty blobs.
-    if code == b"\0":
+    if code == ACTION_PREFIX:
         return 0.0
     if not used:
         return 1.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from cas.index.environment import DATA_FILE, USES_FILE
 from cas.index.lmdb import Index
 from cas.index.uses import STEP_BYTES
 from cas.store.files import entries
@@ -157,7 +158,7 @@ def _rest(layout: Layout) -> int:
     return total
 
 
-_INDEX_FILES = ("data.mdb", "uses")
+_INDEX_FILES = (DATA_FILE, USES_FILE)
 
 
 def _blocks(path: Path) -> int:

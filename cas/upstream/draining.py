@@ -23,7 +23,7 @@ from cas.digest import BY_CODE, Digest
 from cas.errors import CasError, DataLoss, InvalidArgument, NotFound, StoreClosed, Unavailable
 from cas.index import unsent
 from cas.index.lmdb import Index
-from cas.index.records import cut_action, split_action_key
+from cas.index.records import ACTION_PREFIX, cut_action, split_action_key
 from cas.index.unsent import Unsent
 from cas.metrics import families
 from cas.metrics.instruments import Metrics
@@ -203,7 +203,7 @@ class Drain:
         pending.add_done_callback(lambda: self._ended.append(serial))
 
     def _send(self, key: bytes, entry: Unsent) -> Pending[None]:
-        if key[:1] != b"\0":
+        if key[:1] != ACTION_PREFIX:
             new = entry.came_then and self._clock() < entry.since + NEW_SECONDS
             # Another process may have found its object damaged since, and removed it.
             return self._target.send([key], sure=True, new=new)

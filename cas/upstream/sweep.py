@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from cas.digest import BY_CODE
 from cas.errors import CasError, Unavailable
 from cas.index.lmdb import Index
-from cas.index.records import split_action_key
+from cas.index.records import ACTION_PREFIX, split_action_key
 from cas.store.files import Files
 from cas.store.layout import Layout
 from cas.store.pending import Pending
@@ -142,7 +142,7 @@ def object_of(key: bytes) -> str | None:
     """The object of an entry of the index; None of what is not upstream: values, and what an
     earlier version may have kept."""
     instance, prefix = None, key
-    if key.startswith(b"\0"):
+    if key.startswith(ACTION_PREFIX):
         instance, prefix = split_action_key(key)
     function = BY_CODE.get(prefix[0]) if prefix else None
     if function is None or len(prefix) < 1 + function.length:
