@@ -215,6 +215,12 @@ class Digest(NamedTuple):
         return self.key[1 : 1 + self.function.length]
 
     @property
+    def prefix(self) -> bytes:
+        """What `key` begins with whatever the size: the function's code and the hash."""
+        key = self.key
+        return key[: 1 + BY_CODE[key[0]].length]
+
+    @property
     def hex(self) -> str:
         return self.hash.hex()
 

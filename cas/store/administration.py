@@ -145,4 +145,4 @@ class Administration:
 
 
 def _key(instance: str, digest: Digest) -> bytes:
-    return action_key(instance, digest.key[: 1 + digest.function.length])
+    return action_key(instance, digest.prefix)

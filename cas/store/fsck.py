@@ -255,8 +255,7 @@ class _Run:
         """Whether a record names this file under another size: then it was found before."""
         if path.suffix == layouts.ZST:
             return False
-        prefix = digest.key[: 1 + digest.function.length]
-        key = self._index.find(prefix)
+        key = self._index.find(digest.prefix)
         if key is None:
             return False
         found = digests.from_key(key)

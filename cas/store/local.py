@@ -361,7 +361,7 @@ class LocalStore:
     # --- action results --------------------------------------------------------------
 
     def action(self, instance: str, digest: Digest, /) -> Action | None:
-        key = action_key(instance, _action_hash(digest))
+        key = action_key(instance, digest.prefix)
         found, complete = self._index.complete_action(key)
         if found is None:
             self._counts.looked_up(hit=False)
@@ -386,7 +386,7 @@ class LocalStore:
         fetched: bool = False,
     ) -> Pending[None]:
         """See `interface.BlobStore`; `unsent` and `fetched` as `Work` has them."""
-        key = action_key(instance, _action_hash(digest))
+        key = action_key(instance, digest.prefix)
         if self._repeats(key, action):
             return self.send_later(unsent) if unsent else _DONE
         record = ActionRecord(
@@ -419,7 +419,7 @@ class LocalStore:
         return True
 
     def drop_action(self, instance: str, digest: Digest, action: Action, /) -> None:
-        key = action_key(instance, _action_hash(digest))
+        key = action_key(instance, digest.prefix)
         packed = self._index.packed_action(key)
         if packed is None:
             return
@@ -606,7 +606,3 @@ class PackedBlob(FileBlob):
         blob = FileBlob(self._store, self._fd, self._digest, self._record)
         blob.size = self._record.stored
         return blob
-
-
-def _action_hash(digest: Digest) -> bytes:
-    return digest.key[: 1 + digest.function.length]

@@ -312,4 +312,4 @@ class BytesBlob:
 
 
 def _action_key(instance: str, digest: Digest) -> tuple[str, bytes]:
-    return instance, digest.key[: 1 + digest.function.length]
+    return instance, digest.prefix

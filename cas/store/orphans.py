@@ -49,7 +49,7 @@ def _remove_orphan(path: Path, index: Index, files: Files, before: float) -> os.
     if found is None:
         return None  # No blob's: not ours to remove.
     # By the hash alone: what a file holds need not have the blob's size.
-    key = index.find(found.digest.key[: 1 + found.digest.function.length])
+    key = index.find(found.digest.prefix)
     record = index.record(key) if key is not None else None
     if found.is_copy_of(record):
         return None

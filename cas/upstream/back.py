@@ -54,7 +54,7 @@ class Back:
 
     def put_action(self, instance: str, digest: Digest, action: NewAction) -> Pending[None]:
         """Keeps an action result, and has it wait to be sent with all that it names."""
-        key = action_key(instance, digest.key[: 1 + digest.function.length])
+        key = action_key(instance, digest.prefix)
         unsent = self._unknown(action.references)
         # Machines that run one action at the same time all send its result.
         known = key + sha256(action.result).digest()

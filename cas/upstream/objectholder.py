@@ -87,10 +87,8 @@ class ObjectHolder:
 
 
 def _key(digest: Digest) -> str:
-    function = digest.function
-    return keys.blob(digest.key[: 1 + function.length], function)
+    return keys.blob(digest.prefix, digest.function)
 
 
 def _action_key(instance: str, digest: Digest) -> str:
-    function = digest.function
-    return keys.action(instance, digest.key[: 1 + function.length], function)
+    return keys.action(instance, digest.prefix, digest.function)

@@ -82,4 +82,4 @@ class Results:
         """Over HTTP an action has a hash alone; its blob, where that is here, has a size."""
         if action.size:
             return action
-        return self._local.find(action.key[: 1 + action.function.length]) or action
+        return self._local.find(action.prefix) or action

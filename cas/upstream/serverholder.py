@@ -162,7 +162,7 @@ class ServerHolder:
         absent = {digest.key for digest in missing}
         for digest in digests:
             if digest.key not in absent:
-                self._sizes.add(digest.key[: 1 + digest.function.length], digest)
+                self._sizes.add(digest.prefix, digest)
         return [digest.key not in absent for digest in digests]
 
     async def find(self, prefix: bytes, /) -> Digest | None:
