@@ -1,4 +1,8 @@
-"""Whole blobs for messages that carry them: from the index, or from a helper thread."""
+"""Blobs from here, or from what lies behind the store.
+
+Rule: no engine is held up: what may wait for the disk runs on a helper thread, and what comes from
+elsewhere is awaited.  Where nothing lies behind, none of it costs more than the store's own call.
+"""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ MAX_DEPTH: Final = 200
 
 Values = dict[str, Any]
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 def kind_of(data: bytes, function: Function) -> Kind:
@@ -263,9 +264,6 @@ def name_of(digest: Digest) -> str:
 
 def _pairs(properties: Iterable[Any]) -> list[list[str]]:
     return _some(properties, lambda pair: [pair.name, pair.value])
-
-
-T = TypeVar("T")
 
 
 def _some(listed: Iterable[Any], tell: Callable[[Any], T]) -> list[T]:

@@ -1,4 +1,7 @@
-"""How a coroutine waits for other threads, whichever loop runs it."""
+"""How a coroutine waits for other threads, whichever loop runs it.
+
+Rule: a protocol only; the engine of gRPC, or the loop of HTTP, gives what keeps it.
+"""
 
 from __future__ import annotations
 

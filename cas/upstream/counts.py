@@ -1,4 +1,7 @@
-"""What is counted of upstream."""
+"""What is counted of upstream.
+
+Rule: instruments only, made once for each process; what they are for is `cas.metrics.families`'.
+"""
 
 from __future__ import annotations
 
