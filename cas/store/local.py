@@ -34,8 +34,8 @@ from cas.index.records import (
 from cas.metrics.instruments import Metrics
 from cas.store.administration import Administration
 from cas.store.admission import Admission
-from cas.store.adopt import BAD_MEDIUM
 from cas.store.backlog import Backlog, QueueLimits
+from cas.store.blobs import BytesBlob, FileBlob, PackedBlob, PackedBytes
 from cas.store.coming import Staging
 from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.counts import ReadCounts
@@ -54,9 +54,8 @@ from cas.store.interface import (
     Value,
 )
 from cas.store.layout import Layout
-from cas.store.memory import BytesBlob
 from cas.store.opening import open_index
-from cas.store.packed import PackedBytes, PackedReader, pack_whole
+from cas.store.packed import pack_whole
 from cas.store.pending import Pending, failed, resolved
 from cas.store.quarantine import Quarantine
 from cas.store.space import Space
@@ -516,93 +515,3 @@ class LocalStore:
         # Keys added between the two steps land in either set; none is lost.
         touched, self._touched = self._touched, set()
         return touched
-
-
-class FileBlob:
-    """See `interface.Blob`."""
-
-    __slots__ = ("_digest", "_fd", "_files", "_record", "_store", "size")
-
-    def __init__(self, store: LocalStore, fd: int, digest: Digest, record: Record) -> None:
-        self._store = store
-        self._files = store.files
-        self._fd = fd
-        self._digest = digest
-        self._record = record
-        self.size = digest.size
-
-    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
-        view = view[: max(0, self.size - offset)]
-        if not view:
-            return 0
-        if not wait:
-            count = self._files.read_cached(self._fd, view, offset)
-            if count:
-                return count
-            # 0 bytes before the end: let the waiting read say so.
-            return -1
-        done = 0
-        try:
-            while done < len(view):
-                count = self._files.read_into(self._fd, view[done:], offset + done)
-                if not count:
-                    raise DataLoss(f"it ends at byte {offset + done}, expected {self.size} bytes")
-                done += count
-        except (DataLoss, OSError) as error:
-            raise self._bad(error) from error
-        return done
-
-    def _bad(self, error: DataLoss | OSError) -> Exception:
-        """Drops the blob if `error` means that its bytes are gone; what the reader gets."""
-        if isinstance(error, OSError):
-            if error.errno not in BAD_MEDIUM:
-                return error
-            error = DataLoss(f"it cannot be read: {error.strerror}")
-        self._store.condemn(self._digest, self._record, str(error))
-        return DataLoss(f"blob {self._digest} is damaged on disk: {error}")
-
-    def fileno(self) -> int | None:
-        return self._fd
-
-    def packed(self) -> FileBlob | None:
-        return None
-
-    def close(self) -> None:
-        self._files.close(self._fd)
-
-
-class PackedBlob(FileBlob):
-    """A blob whose file is zstd.  See `interface.Blob`."""
-
-    __slots__ = ("_reader",)
-
-    def __init__(self, store: LocalStore, fd: int, digest: Digest, record: Record) -> None:
-        super().__init__(store, fd, digest, record)
-        self._reader: PackedReader | None = None
-
-    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
-        view = view[: max(0, self.size - offset)]
-        if not view:
-            return 0
-        if not wait:
-            # Decoding is a helper thread's.
-            return -1
-        try:
-            if self._reader is None:
-                self._reader = PackedReader(self._files, self._fd, self.size)
-            return self._reader.read_into(view, offset)
-        except (DataLoss, OSError) as error:
-            raise self._bad(error) from error
-
-    @property
-    def decoded(self) -> int:
-        """Frames decoded so far."""
-        return 0 if self._reader is None else self._reader.decoded
-
-    def fileno(self) -> int | None:
-        return None
-
-    def packed(self) -> FileBlob | None:
-        blob = FileBlob(self._store, self._fd, self._digest, self._record)
-        blob.size = self._record.stored
-        return blob

@@ -20,6 +20,7 @@ from cas.errors import (
     StoreClosed,
     UploadSuperseded,
 )
+from cas.store.blobs import BytesBlob
 from cas.store.interface import Action, Beyond, Blob, Buffer, Found, NewAction, NewValue, Value
 from cas.store.pending import Pending, failed, resolved
 
@@ -285,30 +286,6 @@ class MemorySpool:
             self._open = False
             with self._store._lock:
                 self._store._spools -= 1
-
-
-class BytesBlob:
-    """A blob whose bytes are in memory.  See `interface.Blob`."""
-
-    __slots__ = ("_data", "size")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read_into(self, view: memoryview, offset: int, /, *, wait: bool = True) -> int:
-        part = self._data[offset : offset + len(view)]
-        view[: len(part)] = part
-        return len(part)
-
-    def fileno(self) -> int | None:
-        return None
-
-    def packed(self) -> Blob | None:
-        return None
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def _action_key(instance: str, digest: Digest) -> tuple[str, bytes]:

@@ -22,7 +22,6 @@ from cas.errors import DataLoss, InvalidArgument
 from cas.store.admission import Admission
 from cas.store.files import Files
 from cas.store.interface import Buffer
-from cas.store.memory import BytesBlob
 from cas.zstd import Packer, unpack
 
 FRAME_BYTES = 256 << 10
@@ -92,20 +91,6 @@ def unpack_stored(digest: Digest, packed: bytes) -> bytes:
         return unpack(packed, digest.size)
     except InvalidArgument as error:
         raise DataLoss(f"blob {digest} is damaged in the index: {error}") from None
-
-
-class PackedBytes(BytesBlob):
-    """A blob that the index has as zstd.  See `interface.Blob`."""
-
-    __slots__ = ("_packed",)
-
-    def __init__(self, digest: Digest, packed: bytes) -> None:
-        """Raises DataLoss."""
-        super().__init__(unpack_stored(digest, packed))
-        self._packed = packed
-
-    def packed(self) -> BytesBlob:
-        return BytesBlob(self._packed)
 
 
 class PackedWriter:

@@ -14,8 +14,8 @@ from cas.digest import Digest
 from cas.errors import DataLoss, NotFound
 from cas.index.records import PACKED
 from cas.store.adopt import verify_bytes, verify_file
-from cas.store.local import FileBlob, LocalStore
-from cas.store.memory import BytesBlob
+from cas.store.blobs import BytesBlob, FileBlob
+from cas.store.local import LocalStore
 
 
 class VerifyingStore(LocalStore):

@@ -19,10 +19,11 @@ from cas.errors import DataLoss, DigestMismatch, NotFound
 from cas.index import aging
 from cas.index.records import FILE, INLINE, PACKED, PACKED_INLINE, Record
 from cas.store import scrub, stat
+from cas.store.blobs import PackedBlob
 from cas.store.directory import prepare
 from cas.store.files import Files
 from cas.store.layout import Layout, parse_blob
-from cas.store.local import LocalStore, PackedBlob, StoreOptions, open_store
+from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.packed import FRAME_BYTES, PackedReader
 from cas.store.reindex import reindex
 from cas.store.verifying import VerifyingStore
