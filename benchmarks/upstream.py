@@ -208,38 +208,50 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def builds(stage: Stage, program: str, peer: str | None, actions: int) -> None:
-    """One after the other: what a fleet does with a build, each server with a disk of its own."""
+def builds(stage: Stage, program: str, peer: str | None, rounds: int, actions: int) -> None:
+    """What a fleet does with a build, each server with a disk of its own: one server after the
+    other, in turns, since the object store gets quicker in its first minutes."""
     workspace = stage.directory / "workspace"
     bazel.workspace(workspace, actions)
+    took: dict[tuple[str, str], list[float]] = {}
 
-    def build(label: str, address: str, hits: int) -> None:
+    def build(kind: str, what: str, address: str, hits: int) -> None:
         before = stage.counter.counted
         cache = f"--remote_cache=grpc://{address}"
         seconds = bazel.timed(program, stage.directory, workspace, cache, hits)
+        took.setdefault((kind, what), []).append(seconds)
         seen = None
         # What is sent later belongs to this build.
         while seen != stage.counter.counted:
             seen = stage.counter.counted
             time.sleep(1)
         asked = stage.counter.counted.since(before)
-        print(f"{label:28} {seconds:6.2f} s  {asked}", flush=True)
+        print(f"{kind:12}  {what:10}  {seconds:6.2f} s  {asked}", flush=True)
+
+    @contextmanager
+    def started(kind: str, name: str) -> Iterator[str]:
+        if peer and kind == "bazel-remote":
+            with stage.bazel_remote(peer, name) as address:
+                yield address
+        else:
+            with stage.ours(name) as node:
+                yield node.address
 
     print(f"build of {actions} actions")
-    with stage.ours("a") as a:
-        build("cas, fills", a.address, 0)
-    for name in ("b", "c"):
-        with stage.ours(name) as node:
-            build(f"cas, {name}, empty disk", node.address, actions)
-            build(f"cas, {name}, again", node.address, actions)
-    if peer:
-        (workspace / "nonce.txt").write_text(uuid.uuid4().hex)
-        with stage.bazel_remote(peer, "peer-a") as address:
-            build("bazel-remote, fills", address, 0)
-        for name in ("b", "c"):
-            with stage.bazel_remote(peer, f"peer-{name}") as address:
-                build(f"bazel-remote, {name}, empty disk", address, actions)
-                build(f"bazel-remote, {name}, again", address, actions)
+    kinds = ["cas", "bazel-remote"] if peer else ["cas"]
+    for round_ in range(rounds):
+        for kind in kinds if round_ % 2 == 0 else reversed(kinds):
+            (workspace / "nonce.txt").write_text(uuid.uuid4().hex)
+            with started(kind, f"{kind}-{round_}-a") as address:
+                build(kind, "fills", address, 0)
+            for node in ("b", "c"):
+                with started(kind, f"{kind}-{round_}-{node}") as address:
+                    build(kind, "empty disk", address, actions)
+                    build(kind, "again", address, actions)
+    for (kind, what), seconds in took.items():
+        print(
+            f"{kind:12}  {what:10}  {statistics.median(seconds):6.2f} s, median of {len(seconds)}"
+        )
 
 
 def digests(stage: Stage) -> None:
@@ -347,7 +359,7 @@ def main() -> int:
     parser.add_argument("--bazel", default="bazel", help="Bazel's program (default: bazel)")
     parser.add_argument("--bazel-remote", help="the peer's program (default: no peer)")
     parser.add_argument("--actions", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=7, help="of the cold read")
+    parser.add_argument("--rounds", type=int, default=5, help="of builds and cold reads")
     parser.add_argument(
         "--line", type=float, default=0, help="Mbit/s between nodes and the object store, for that"
     )
@@ -356,7 +368,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cas-upstream-") as name, ExitStack() as running:
         stage = Stage(Path(name), running)
         if "build" in what:
-            builds(stage, options.bazel, options.bazel_remote, options.actions)
+            builds(stage, options.bazel, options.bazel_remote, options.rounds, options.actions)
         if "digests" in what:
             digests(stage)
         if "cold" in what:
