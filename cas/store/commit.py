@@ -36,6 +36,7 @@ from cas.store.admission import Admission
 from cas.store.counts import CommitCounts
 from cas.store.files import Files
 from cas.store.interface import Durability
+from cas.store.later import Later
 from cas.store.packed import pack_small
 from cas.store.pending import Pending
 from cas.store.syncing import Syncs
@@ -94,7 +95,12 @@ class Work:
     unsent: Sequence[bytes] = ()
     """Keys of further entries that are to be sent upstream."""
     fetched: bool = False
-    """Whether it came from upstream, so that it is not to be sent there."""
+    """Whether it came from upstream, so that it is not to be sent there, and that nobody waits
+    for it to be durable: it waits for others (`Later`)."""
+
+
+_WAKE = Work(Pending())
+"""Has the thread look at the clock."""
 
 
 class Committer:
@@ -127,6 +133,7 @@ class Committer:
         self._packer = packer
         self._queues = queues
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._later: Later[Work] = Later()
         self._closed = False
         self._touches_wanted = False
         self._unsynced = _Unsynced()
@@ -140,7 +147,10 @@ class Committer:
         if self._closed:
             work.pending.fail(StoreClosed("the store is closing"))
             return
-        self._queue.put(work)
+        if not work.fetched:
+            self._queue.put(work)
+        elif self._later.add(work):
+            self._queue.put(_WAKE)
 
     def write_touches(self) -> None:
         """Has the last-use times written soon, not only when their time comes."""
@@ -173,9 +183,14 @@ class Committer:
                 self._touches_wanted = False
                 touched = self._take_touches()
                 next_touch = now + TOUCH_SECONDS
-            works = self._admission.admit([work for work in group if work is not None])
+            works = [work for work in group if work is not None and work is not _WAKE]
             if works:
                 self._expected = len(works)
+            if works or not running or self._later.due(now):
+                # First: what a client writes meanwhile takes the place of what was fetched.
+                works = self._later.take() + works
+            works = self._admission.admit(works)
+            if works:
                 self._commit(works)
                 self._admission.settle()
             if touched:
@@ -185,16 +200,19 @@ class Committer:
             if self._unsynced.due(time.monotonic()) or not running:
                 self._sync_batch()
         self._admission.close()
+        left = self._later.take()
         while not self._queue.empty():
             late = self._queue.get()
-            if late is not None:
-                late.pending.fail(StoreClosed("the store is closing"))
+            if late is not None and late is not _WAKE:
+                left.append(late)
+        for late in left:
+            late.pending.fail(StoreClosed("the store is closing"))
 
     def _next_group(self, next_touch: float) -> list[Work | None]:
         """Everything that waits, in order, a None last if the thread is to end; empty when
         a timer is due first."""
         wake = time.monotonic() + self._admission.poll()
-        deadline = min(next_touch, self._unsynced.deadline, wake)
+        deadline = min(next_touch, self._unsynced.deadline, wake, self._later.deadline)
         group: list[Work | None] = []
         with suppress(queue.Empty):
             group.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())))

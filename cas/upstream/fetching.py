@@ -3,7 +3,7 @@
 Rule: a blob is fetched once however many ask: one flight for each digest in a process, one process
 of a node at a time by `claims`; the others follow what it stages.  Nothing here names a blob
 locally but the local store's own verified ways in.  Runs on the loop, so that nothing but `Flight`
-is guarded.
+is guarded; other threads look at what there is, and no more.
 """
 
 from __future__ import annotations
@@ -72,12 +72,24 @@ class Fetching:
         self._counts = counts
         self._claims = Claims(*local.claims())
         self._flights: dict[bytes, Flight] = {}
+        self._by_prefix: dict[bytes, Flight] = {}
         self._at_once = asyncio.Semaphore(STREAMS)
         self._small_at_once = asyncio.Semaphore(SMALL_STREAMS)
 
     def close(self) -> None:
         """Once the loop has ended."""
         self._claims.close()
+
+    def begun(self, digest: Digest) -> Blob | None:
+        """A blob that has begun to come; None where `open` is to be asked.  From any thread: who
+        was told of it a moment ago, and reads it now, need not wait for the loop."""
+        flight = self._flights.get(digest.key)
+        return ComingBlob(flight, self._part) if flight and flight.has_begun else None
+
+    def named(self, prefix: bytes) -> Digest | None:
+        """The blob that has begun to come and whose key begins so.  From any thread."""
+        flight = self._by_prefix.get(prefix)
+        return flight.digest if flight and flight.has_begun else None
 
     async def open(self, digest: Digest) -> Blob:
         """See `interface.Beyond.open`."""
@@ -125,7 +137,7 @@ class Fetching:
     def _flight(self, digest: Digest) -> Flight:
         flight = self._flights.get(digest.key)
         if flight is None:
-            flight = self._flights[digest.key] = Flight(digest)
+            flight = self._flights[digest.key] = self._by_prefix[digest.prefix] = Flight(digest)
             self._loop.spawn(self._fly(flight))
         return flight
 
@@ -147,6 +159,8 @@ class Fetching:
             flight.fail(error)
         finally:
             del self._flights[digest.key]
+            if self._by_prefix.get(digest.prefix) is flight:
+                del self._by_prefix[digest.prefix]
 
     async def _is_here(self, flight: Flight) -> bool:
         """Whether the blob came by other ways; if so, the flight has ended."""
@@ -195,20 +209,21 @@ class Fetching:
                 raise
             if size != digest.size:
                 await self._examine(digest)
-            if size <= WHOLE:
-                await self._fetch_whole(flight, pieces)
-            else:
-                await self._fetch_staged(flight, pieces)
+            fetch = self._fetch_whole if size <= WHOLE else self._fetch_staged
+            pending = await fetch(flight, pieces)
             self._existence.learn(digest.key)
             self._counts.fetched.add()
+            await self._committed(digest, pending)
 
-    async def _fetch_whole(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
+    async def _fetch_whole(self, flight: Flight, pieces: AsyncIterator[bytes]) -> Pending[None]:
         digest = flight.digest
         data = b"".join([piece async for _, piece in self._resumed(digest, pieces)])
-        put = partial(self._local.put, fetched=True)
+        put = partial(self._local.put, [(digest, data)], fetched=True)
+        # Hashed in less time than another thread takes to wake.
+        at_once = digest.size <= min(SMALL, self._local.inline_threshold)
 
         async def write() -> Pending[None]:
-            [pending] = await self._loop.offload(put, [(digest, data)])
+            [pending] = put() if at_once else await self._loop.offload(put)
             if short_of(pending):
                 pending.result()
             return pending
@@ -222,9 +237,9 @@ class Fetching:
             await self._examine(digest)
         flight.add(0, memoryview(data), digest.size)
         flight.begin()
-        await self._committed(digest, pending)
+        return pending
 
-    async def _fetch_staged(self, flight: Flight, pieces: AsyncIterator[bytes]) -> None:
+    async def _fetch_staged(self, flight: Flight, pieces: AsyncIterator[bytes]) -> Pending[None]:
         digest = flight.digest
         begun = await in_room(
             self._local, brought, digest.size, lambda: self._loop.offload(self._begin, digest)
@@ -243,7 +258,7 @@ class Fetching:
         except BaseException:
             await asyncio.shield(landing.discard())
             raise
-        await self._committed(digest, pending)
+        return pending
 
     async def _resumed(
         self, digest: Digest, pieces: AsyncIterator[bytes]

@@ -41,6 +41,7 @@ class Flight:
         self.digest = digest
         self.began: Pending[None] = Pending()
         """Resolved once upstream gives the blob, or it is here; fails where it does not."""
+        self._began = False
         self.readable = 0
         """Bytes, from the beginning on."""
         self._window: deque[tuple[int, memoryview]] = deque()
@@ -56,8 +57,14 @@ class Flight:
 
     # --- fed
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it can be read, or some of it could be."""
+        return self._began
+
     def begin(self) -> None:
         if not self.began.done:
+            self._began = True
             self.began.resolve(None)
 
     def add(self, offset: int, piece: memoryview, upto: int) -> None:

@@ -62,7 +62,7 @@ class Landing:
     async def finish(self) -> Pending[None]:
         """See `interface.Upload.finish`; after `verify`."""
         await self._staging.at_most(0)
-        pending = await self._loop.offload(self._upload.finish)
+        pending = await self._loop.offload(self._finish)
         self._lies_there()
         return pending
 
@@ -99,6 +99,10 @@ class Landing:
         if self._source is not None:
             self._flight.lies_in(self._source)
             self._source = None
+
+    def _finish(self) -> Pending[None]:
+        with self._uses:
+            return self._upload.finish()
 
     def _discard(self, source: Source | None) -> None:
         # Whoever gave up has not waited for what runs.

@@ -12,6 +12,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import uvloop
@@ -107,7 +108,8 @@ async def brought(pending: Pending[T]) -> T:
         done = asyncio.Event()
 
         def wake() -> None:
-            if not loop.is_closed():
+            # Closed: nobody waits any more.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(done.set)
 
         pending.add_done_callback(wake)

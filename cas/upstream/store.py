@@ -25,6 +25,7 @@ class TieredStore:
         self.beyond = tier
         self.present = local.present
         self.missing = local.missing
+        self.find_missing = local.find_missing
         self.contains = local.contains
         self.find = local.find
         self.look_up = local.look_up

@@ -7,12 +7,13 @@ acknowledged; how a blob is looked for, comes and goes is `existence`'s, `fetchi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cas.digest import Digest
-from cas.errors import NotFound, StoreClosed
+from cas.errors import CasError, NotFound, StoreClosed
 from cas.store.interface import Blob, NewAction
 from cas.store.local import LocalStore
 from cas.store.pending import Pending, resolved, then
@@ -28,6 +29,8 @@ from cas.upstream.sending import Sending
 
 if TYPE_CHECKING:
     from cas.upstream.shared import Shared
+
+log = logging.getLogger("cas.upstream")
 
 
 class Tier:
@@ -57,6 +60,8 @@ class Tier:
         self._fetching = Fetching(local, loop, holder, self._existence, counts)
         self._sending = Sending(local, loop, holder, self._existence, counts)
         self._results = Results(local, holder, self._sending, memory, counts)
+        self._kept: dict[tuple[str, bytes], bytes] = {}
+        """Action results that came, until they are here."""
 
     def close(self) -> None:
         """*Blocking.*  Ends what is under way."""
@@ -77,9 +82,15 @@ class Tier:
         return self._loop.run(lambda: self._existence.present(keys, tell, sure=sure))
 
     def find(self, prefix: bytes, /) -> Pending[Digest | None]:
+        begun = self._fetching.named(prefix)
+        if begun is not None:
+            return resolved(begun)
         return self._loop.run(lambda: self._existence.find(prefix))
 
     def open(self, digest: Digest, /) -> Pending[Blob]:
+        begun = self._fetching.begun(digest)
+        if begun is not None:
+            return resolved(begun)
         return self._loop.run(lambda: self._fetching.open(digest))
 
     def bring(self, digests: Sequence[Digest], /) -> None:
@@ -109,10 +120,29 @@ class Tier:
     # --- action results ------------------------------------------------------------------
 
     def action(self, instance: str, digest: Digest, /) -> Pending[bytes | None]:
+        kept = self._kept.get((instance, digest.key))
+        if kept is not None:
+            return resolved(kept)
         return self._loop.run(lambda: self._results.get(instance, digest))
 
     def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
-        return self._local.put_action(instance, digest, action, fetched=True)
+        name = (instance, digest.key)
+        self._kept[name] = action.result
+        pending = self._local.put_action(instance, digest, action, fetched=True)
+
+        def end() -> None:
+            self._kept.pop(name, None)
+            try:
+                pending.result()
+            except (CasError, OSError) as error:
+                # Whoever asked has it; the next one fetches it again.
+                log.warning(
+                    "an action result from upstream could not be kept",
+                    extra={"action": str(digest), "instance": instance, "error": str(error)},
+                )
+
+        pending.add_done_callback(end)
+        return pending
 
     def served_action(self) -> None:
         self._counts.actions.add()

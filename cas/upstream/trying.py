@@ -48,6 +48,8 @@ class Trying:
         self._slots = asyncio.Semaphore(patience.concurrency)
         self._budget = Budget()
         self.breaker = Breaker()
+        self._told = ""
+        """Why upstream is left alone, as the log has it."""
         self.returned: Callable[[], object] = lambda: None
         """Called when upstream answers again."""
 
@@ -140,6 +142,11 @@ class Trying:
             self.returned()
 
     def _failed(self, error: UpstreamError) -> None:
-        if self.breaker.failed():
+        tried = self.breaker.state == "trial"
+        opened = self.breaker.failed()
+        if opened:
             self.counts.down.set(1.0)
-            log.error("upstream fails; what is here is served", extra={"error": str(error)})
+        # A server that was not there yet, and is there, but refuses: the log says what is true now.
+        if opened or (tried and str(error) != self._told):
+            self._told = str(error)
+            log.error("upstream fails; what is here is served", extra={"error": self._told})

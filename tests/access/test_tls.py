@@ -221,6 +221,12 @@ def test_certificates_are_renewed_while_connections_stay(tmp_path: Path, engine:
                 ask(server.http, "GET", f"/cas/{blob.hash}", tls=old.ssl(tmp_path)).body
                 == blob.data
             )
+            small = fresh(64 << 10)
+            client.upload(small)
+            assert (
+                ask(server.http, "GET", f"/cas/{small.hash}", tls=old.ssl(tmp_path)).body
+                == small.data
+            )
 
             # A certificate whose key is not there yet changes nothing.
             right = (files / "cert.pem").read_bytes()

@@ -85,6 +85,20 @@ class Server:
         until(lambda: gone(pid), f"the end of process {pid}")
 
 
+def end(*servers: Server) -> None:
+    """Ends them all by SIGTERM, which they are to take well."""
+    for server in servers:
+        server.process.terminate()
+    for server in servers:
+        try:
+            assert server.process.wait(PATIENCE) == 0, server.log.read_text()
+        finally:
+            server.process.kill()
+            server.process.wait()
+            assert server.process.stdout is not None
+            server.process.stdout.close()
+
+
 class Start(Protocol):
     """The fixture: starts a server with more arguments, and by default waits until it serves."""
 

@@ -23,7 +23,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.conformance.client import MIB, Client, fresh
-from tests.server.serving import PATIENCE, Server, gone, spawn, until
+from tests.server.serving import end, gone, spawn, until
 from tests.upstream import fleet
 from tests.upstream.fleet import Node
 
@@ -115,20 +115,9 @@ class Fleet:
              "--http", "127.0.0.1:0", "--workers", "1", "--upstream-timeout", "5",
              "--upstream", f"grpc://{self.above.address}", "--upstream-instance", "/", *more],
         )  # fmt: skip
-        self._running.callback(_ended, server)
+        self._running.callback(end, server)
         server.await_ready()
         return Node(server.address, server.http)
-
-
-def _ended(server: Server) -> None:
-    server.process.terminate()
-    try:
-        assert server.process.wait(PATIENCE) == 0, server.log.read_text()
-    finally:
-        server.process.kill()
-        server.process.wait()
-        assert server.process.stdout is not None
-        server.process.stdout.close()
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from cas.pb import remote_execution_pb2 as pb
 from tests.conformance.client import Client, fails, fresh
-from tests.server.serving import PATIENCE, ROOT, Server, spawn, until
+from tests.server.serving import PATIENCE, ROOT, Server, end, spawn, until
 from tests.upstream import fleet
 from tests.upstream.fleet import Node
 
@@ -42,17 +42,7 @@ class Start:
         addresses = [node.grpc for node in nodes]
         servers = [s for s in self._running if not nodes or s.address in addresses]
         self._running = [s for s in self._running if s not in servers]
-        for server in servers:
-            server.process.terminate()
-        for server in servers:
-            try:
-                assert server.process.wait(PATIENCE) == 0, server.log.read_text()
-            finally:
-                with suppress(ProcessLookupError):
-                    server.process.kill()
-                server.process.wait()
-                assert server.process.stdout is not None
-                server.process.stdout.close()
+        end(*servers)
 
 
 @pytest.fixture

@@ -12,15 +12,18 @@ import pytest
 from cas import digest as digests
 from cas.digest import Digest
 from cas.errors import DataLoss, NoSpace, NotFound, Unavailable
+from cas.index.lmdb import Index
+from cas.store import later
 from cas.store.coming import Coming
 from cas.store.interface import Blob, NewAction
+from cas.store.pending import Pending
 from cas.store.uploads import LocalUpload
 from cas.upstream.fetching import BROUGHT
 from cas.upstream.landing import UNSTAGED
 from cas.upstream.memory import MemoryOptions
 from cas.upstream.objects import Broken, Refused
 from cas.upstream.opening import TierOptions
-from cas.upstream.patience import COOL_SECONDS, Breaker
+from cas.upstream.patience import COOL_SECONDS, MAX_COOL_SECONDS, Breaker
 from cas.upstream.store import TieredStore
 from cas.upstream.trying import Patience
 from tests.upstream.bucket import Bucket
@@ -173,6 +176,56 @@ class TestReads:
         assert fetched(store, found[0]) == small
         assert bucket.count("get", found[0].hex) == 1
 
+    @pytest.mark.parametrize("size", [1000, 300_000, BIG])
+    def test_what_has_come_is_read_before_it_is_committed(
+        self, node: Node, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        monkeypatch.setattr(later, "SECONDS", 3600.0)
+        data = some_bytes(size)
+        [digest] = put(node("a"), data)
+        store = node("b")
+        assert fetched(store, digest) == data
+        bucket.asked.clear()
+        assert not store.contains(digest)
+        assert fetched(store, digest) == data
+        assert store.beyond.find(digest.prefix).wait(PATIENCE) == digest
+        assert bucket.asked == []
+        until(lambda: put(store, b"company") and store.contains(digest))
+
+    def test_an_action_result_is_given_before_it_is_committed(
+        self, node: Node, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(later, "SECONDS", 3600.0)
+        action, store = digests.of(b"action"), node()
+        pending = store.beyond.keep_action("main", action, NewAction(b"came", [], True))
+        assert store.action("main", action) is None
+        assert store.beyond.action("main", action).wait(PATIENCE) == b"came"
+        assert store.beyond.action("other", action).wait(PATIENCE) is None
+        put(store, b"company")
+        assert pending.done
+        here = store.action("main", action)
+        assert here is not None
+        assert here.result == b"came"
+        bucket.asked.clear()
+        assert store.beyond.action("main", action).wait(PATIENCE) is None
+        assert len(bucket.asked) == 1, "it is no more kept twice"
+
+    def test_an_action_result_that_cannot_be_kept_is_told_of(
+        self, node: Node, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise NoSpace("the disk is full")
+
+        store = node()
+        with monkeypatch.context() as broken:
+            broken.setattr(Index, "apply", fails)
+            pending = store.beyond.keep_action(
+                "main", digests.of(b"action"), NewAction(b"came", [], True)
+            )
+            with pytest.raises(NoSpace):
+                pending.wait(PATIENCE)
+        until(lambda: "could not be kept" in caplog.text)
+
     def test_readers_do_not_wait_for_the_disk(self, node: Node, moves: threading.Event) -> None:
         data = some_bytes(BIG)
         [digest] = put(node("a"), data)
@@ -220,6 +273,35 @@ class TestReads:
             until(lambda: store.committed_size(f"\0upstream/{digest}") is None)
         assert not store.contains(digest)
         assert fetched(store, digest) == data
+
+    def test_a_store_that_closes_lets_one_be_finished(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = some_bytes(BIG)
+        [digest] = put(node("a"), data)
+        finishes, goes_on, discards = threading.Event(), threading.Event(), threading.Event()
+        finish, discard = LocalUpload.finish, LocalUpload.discard
+
+        def stuck(upload: LocalUpload) -> Pending[None]:
+            finishes.set()
+            assert goes_on.wait(PATIENCE)
+            return finish(upload)
+
+        def watched(upload: LocalUpload) -> None:
+            discards.set()
+            discard(upload)
+
+        monkeypatch.setattr(LocalUpload, "finish", stuck)
+        monkeypatch.setattr(LocalUpload, "discard", watched)
+        store = node("b")
+        assert fetched(store, digest) == data
+        assert finishes.wait(PATIENCE)
+        closes = threading.Thread(target=store.close)
+        closes.start()
+        discards.wait(0.3)
+        goes_on.set()
+        closes.join()
+        until(lambda: store.contains(digest))
 
     def test_bytes_are_given_out_while_more_come_but_for_the_last(
         self, node: Node, bucket: Bucket
@@ -450,6 +532,14 @@ class TestExistence:
         assert present(store, [digest]) == {digest.key}
 
 
+def _complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        vars(record)["error"]
+        for record in caplog.records
+        if record.name == "cas.upstream" and record.levelname == "ERROR"
+    ]
+
+
 class TestOutages:
     def test_what_is_here_is_served_and_the_rest_fails_at_once(
         self, node: Node, bucket: Bucket, caplog: pytest.LogCaptureFixture
@@ -469,9 +559,8 @@ class TestOutages:
             opened(store, elsewhere)
         assert len(bucket.asked) == asked, "nobody asks while it is down"
         assert store.read_small(digest) == b"here"
-        lines = [r for r in caplog.records if r.name == "cas.upstream" and r.levelname == "ERROR"]
-        assert len(lines) == 1
-        assert "wrong credentials" in vars(lines[0])["error"]
+        assert len(_complaints(caplog)) == 1
+        assert "wrong credentials" in _complaints(caplog)[0]
         bucket.error = None
         bucket.objects[name_of(elsewhere)] = b"elsewhere"
         assert present(store, [elsewhere], sure=True) == set(), "not yet"
@@ -479,6 +568,22 @@ class TestOutages:
         assert present(store, [elsewhere], sure=True) == {elsewhere.key}
         assert fetched(store, elsewhere) == b"elsewhere"
         assert any(r.getMessage() == "upstream answers again" for r in caplog.records)
+
+    def test_the_log_says_why_it_fails_now(
+        self, node: Node, bucket: Bucket, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = node("a")
+        now = [0.0]
+        store.beyond._holder.trying.breaker = Breaker(lambda: now[0])
+        elsewhere = digests.of(b"elsewhere")
+        for error in ["no such host"] * 7 + ["wrong credentials"] * 2:
+            bucket.error = Refused(error)
+            with pytest.raises(Unavailable):
+                opened(store, elsewhere)
+            now[0] += MAX_COOL_SECONDS
+        assert [line.split(": ")[-1] for line in _complaints(caplog)] == [
+            "no such host", "wrong credentials"
+        ]  # fmt: skip
 
     def test_what_fails_for_a_moment_is_asked_again(self, node: Node, bucket: Bucket) -> None:
         store = node()
