@@ -75,13 +75,13 @@ class Content:
         context.instance = names.check_instance(asked.instance_name)
         if self._gate is not None:
             self._gate.read(context)
-        found = self._store.present(asked.keys)
+        missing = self._store.find_missing(asked.keys)
         beyond = self._store.beyond
-        if beyond is not None:
-            lacking = [key for key in asked.keys if key not in found]
-            if lacking:
-                found |= await self._runtime.wait(beyond.present(lacking))
-        return wire.find_missing_response(asked, found)
+        if missing and beyond is not None:
+            lacking = [asked.keys[position] for position in missing]
+            there = await self._runtime.wait(beyond.present(lacking))
+            missing = [position for position in missing if asked.keys[position] not in there]
+        return wire.find_missing_response(asked, missing)
 
     # --- BatchUpdateBlobs ------------------------------------------------------------
 

@@ -14,7 +14,7 @@ already, they are of functions `among` those that are given.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from io import BytesIO
 from struct import Struct
@@ -199,24 +199,21 @@ def _find_missing_run(data: bytes, among: Functions) -> FindMissing:
     return FindMissing(instance, number, keys_of_run(run, number, among), run)
 
 
-def find_missing_response(request: FindMissing, present: Container[bytes]) -> bytes:
-    """A FindMissingBlobsResponse that names the request's digests whose keys are not `present`.
+def find_missing_response(request: FindMissing, missing: Sequence[int]) -> bytes:
+    """A FindMissingBlobsResponse that names the request's digests at these positions, ascending.
 
     Both messages hold their digests in field 2, so they are copied.
     """
-    keys, encoded = request.keys, request.encoded
+    encoded, count = request.encoded, len(request.keys)
     if isinstance(encoded, list):
-        return b"".join(
-            [
-                part
-                for key, message in zip(keys, encoded, strict=True)
-                if key not in present
-                for part in _field(b"\x12", message)
-            ]
-        )
-    width = len(encoded) // len(keys)
-    fields = Struct(f"{width}s" * len(keys)).unpack(encoded)
-    return b"".join([field for key, field in zip(keys, fields, strict=True) if key not in present])
+        return b"".join([part for at in missing for part in _field(b"\x12", encoded[at])])
+    if len(missing) == count:
+        return encoded
+    width = len(encoded) // count
+    if len(missing) * 4 < count:
+        return b"".join([encoded[at * width : (at + 1) * width] for at in missing])
+    fields = Struct(f"{width}s" * count).unpack(encoded)
+    return b"".join([fields[at] for at in missing])
 
 
 class BatchUpdate(NamedTuple):

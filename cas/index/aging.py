@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from cas.errors import NoSpace
 from cas.index.lmdb import Index
 from cas.index.records import (
     ACTION_PREFIX,
@@ -18,7 +19,15 @@ from cas.index.records import (
     unpack_action,
     unpack_record,
 )
-from cas.index.tables import NEXT_SERIAL, PLACE, counted, is_dead, number, seek_behind
+from cas.index.tables import (
+    NEXT_SERIAL,
+    PLACE,
+    Tables,
+    counted,
+    is_dead,
+    rows_from,
+    seek_behind,
+)
 from cas.index.uses import PAGE as USES_PAGE
 
 PAGE = 1000
@@ -118,22 +127,50 @@ def mend_times(index: Index, after: int) -> int | None:
 
     A power loss may take times that were stored, and an entry without one is never evicted.
     """
-    rows: list[tuple[bytes, bytes]] = []
     with index.reading() as tables:
-        with tables.txn.cursor(tables.order) as cursor:
-            found = cursor.set_range(PLACE.pack(after + 1))
-            while found and len(rows) < PAGE:
-                rows.append(cursor.item())
-                found = cursor.next()
-        lost = [(place, key) for place, key in rows if not index.uses.load(number(place))]
+        rows = rows_from(tables, after + 1, PAGE)
         times = []
-        for place, key in lost:
+        for serial, key in rows:
+            if index.uses.load(serial):
+                continue
             raw = tables.txn.get(key, db=tables.meta)
-            if raw is not None and _place(raw) == place:
-                times.append((number(place), unpack_record(raw).written))
+            record = None if raw is None else unpack_record(raw)
+            if record is not None and record.serial == serial:
+                times.append((serial, record.written))
     for serial, minute in times:
         index.uses.store([serial], minute)
-    return number(rows[-1][0]) if len(rows) == PAGE else None
+    return rows[-1][0] if len(rows) == PAGE else None
+
+
+def enter_hints(index: Index) -> bool:
+    """Has the hints follow the index by a page; whether there is more to do.  Where they have no
+    table, or a full one, a new one is begun and used once it has everything."""
+    hints = index.hints
+    try:
+        building = hints.renew(index.entries)
+    except NoSpace:
+        return False
+    if building:
+        with index.writing() as tables:
+            start = hints.reached()
+            rows, end = _page(tables, start)
+            hints.build(rows, start, end)
+            if end == counted(tables.txn, NEXT_SERIAL):
+                hints.adopt()
+        return True
+    with index.reading() as tables:
+        next_free = counted(tables.txn, NEXT_SERIAL)
+        behind = hints.behind(next_free)
+        if behind is None:
+            return False
+        rows, end = _page(tables, behind)
+    return hints.follow(rows, behind, end) and end < next_free
+
+
+def _page(tables: Tables, start: int) -> tuple[list[tuple[int, bytes]], int]:
+    """Rows of `order` from serial `start` on, and the serial behind them."""
+    rows = rows_from(tables, start, PAGE)
+    return rows, rows[-1][0] + 1 if len(rows) == PAGE else counted(tables.txn, NEXT_SERIAL)
 
 
 def lower(index: Index, now: int) -> None:

@@ -75,8 +75,8 @@ class Totals(NamedTuple):
     """The pages of that which hold something."""
     disk_bytes: int
     """What the file takes on disk now."""
-    uses_bytes: int
-    """What the last-use times take on disk."""
+    beside_bytes: int
+    """What the last-use times and the hints take on disk."""
     file_bytes: int
     """What the blobs' files take on disk."""
 

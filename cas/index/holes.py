@@ -31,7 +31,7 @@ from typing import NamedTuple
 from cas.errors import DataLoss
 from cas.index.environment import DATA_FILE
 from cas.index.lmdb import Index
-from cas.index.uses import punch_hole
+from cas.index.mapped import punch_hole
 
 RUNS = (16, 4, 1)
 """Pages in a row that are worth a hole, for three passes: long ones first, since short ones are

@@ -1,7 +1,8 @@
 """The index on disk: an LMDB environment and every transaction on it.
 
 Rule: the only place where a transaction begins or ends.  Callers see keys and
-records; they never hold a cursor.  What a write does to the tables is `writing`'s.
+records; they never hold a cursor, and a snapshot only by way of `Lent`.  What a write does to
+the tables is `writing`'s.
 
 One environment per process, opened after the process started (LMDB's rule).
 Readers never wait: a read is a snapshot.  Writers take LMDB's process-shared lock
@@ -19,9 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import lmdb
 
-from cas.errors import NoSpace, StoreClosed
+from cas.errors import CasError, NoSpace, StoreClosed
 from cas.index.changes import Changes, NewBlob, Totals
 from cas.index.environment import DATA_FILE, USES_FILE, open_environment, translate, translated
+from cas.index.hints import Hints
 from cas.index.records import (
     INLINE,
     SERIAL,
@@ -32,9 +34,24 @@ from cas.index.records import (
     serials,
     unpack_record,
 )
-from cas.index.tables import FILE_BYTES, PLACE, Tables, number, seek_behind
+from cas.index.tables import (
+    FILE_BYTES,
+    NEXT_SERIAL,
+    PLACE,
+    Tables,
+    counted,
+    number,
+    rows_from,
+    seek_behind,
+)
 from cas.index.uses import UseTimes
 from cas.index.writing import Writing
+
+FOLLOWED = 1000
+"""Most serials that a look-up has the hints follow: 2 ms."""
+
+LENT_BYTES = 8 << 10
+"""Values from this size on are lent where a caller can do with that: to copy less costs less."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +68,24 @@ def _reads(method: Callable[P, R]) -> Callable[P, R]:
             raise translate(error) from error
 
     return read
+
+
+class Lent:
+    """A value where it lies in the index, and the snapshot that keeps it there.
+
+    LMDB writes no page anew that a snapshot shows, so whoever is lent one gives it back soon."""
+
+    __slots__ = ("_txn", "view")
+
+    def __init__(self, txn: Any, view: memoryview) -> None:
+        self._txn = txn
+        self.view = view
+        """Of no use once it was given back."""
+
+    def release(self) -> None:
+        """Gives it back; what still is a view of `view` must be released before."""
+        self.view.release()
+        self._txn.abort()
 
 
 class Index:
@@ -75,6 +110,7 @@ class Index:
         """
         self._seam = seam
         self._closed = False
+        self._pinned: frozenset[bytes] = frozenset()
         self.path = path
         self._env = open_environment(path, sync)
         try:
@@ -90,6 +126,8 @@ class Index:
             raise
         self.uses = UseTimes(path / USES_FILE)
         """For this package's other modules."""
+        self.hints = Hints(path)
+        """As `uses`."""
 
     # --- reads -----------------------------------------------------------------------
 
@@ -159,15 +197,22 @@ class Index:
         return None
 
     @_reads
-    def find_inline(self, prefix: bytes) -> tuple[bytes, bytes | None] | None:
-        """As `find`, with the blob's bytes when they are kept inline."""
-        with self._read() as txn, txn.cursor(self._meta) as cursor:
-            if not cursor.set_range(prefix):
-                return None
-            key, raw = cursor.item()
-            if not key.startswith(prefix):
-                return None
-            return key, txn.get(raw[SERIAL], db=self._data) if raw[WHERE] == INLINE else None
+    def find_inline(self, prefix: bytes) -> tuple[bytes, bytes | Lent | None] | None:
+        """As `find`, with the blob's bytes when they are kept inline: a copy, or from
+        `LENT_BYTES` on the bytes themselves."""
+        # A transaction that is dropped ends, as py-lmdb has it.
+        txn = self._read_views()
+        cursor = txn.cursor(self._meta)
+        if not cursor.set_range(prefix):
+            return None
+        key = bytes(cursor.key())
+        if not key.startswith(prefix):
+            return None
+        raw = cursor.value()
+        view = txn.get(raw[SERIAL], None, self._data) if raw[WHERE] == INLINE else None
+        if view is None:
+            return key, None
+        return key, bytes(view) if len(view) < LENT_BYTES else Lent(txn, view)
 
     @_reads
     def complete_action(self, key: bytes) -> tuple[PackedAction | None, bool]:
@@ -197,6 +242,40 @@ class Index:
             self.uses.store(serials([raw for _, raw in found]), minute)
         return [key for key, _ in found]
 
+    @_reads
+    def find_missing(self, keys: Sequence[bytes], minute: int) -> list[int] | None:
+        """Positions, ascending, of those keys that name no blob, by `hints` as far as they go;
+        the others are noted as used at `minute`.  None, and nothing done, without hints."""
+        if not self.hints.ready():
+            return None
+        with self._read() as txn:
+            told = self.hints.tell(keys, self._followed(txn))
+            if told is None:
+                return None
+            used, missing, unknown = told
+            if unknown:
+                with txn.cursor(self._meta) as cursor:
+                    raws = dict(cursor.getmulti([keys[position] for position in unknown]))
+                used += serials(raws.values())
+                missing += [position for position in unknown if keys[position] not in raws]
+                missing.sort()
+        with suppress(NoSpace):
+            self.uses.store(used, minute)
+        pinned = self._pinned
+        return [position for position in missing if keys[position] not in pinned]
+
+    def _followed(self, txn: Any) -> int | None:
+        """Has the hints follow what was committed since, if that is little; above the serials
+        that they know then, None where that is not all of the snapshot."""
+        end = counted(txn, NEXT_SERIAL)
+        start = self.hints.behind(end)
+        if start is None:
+            return end
+        if end - start > FOLLOWED:
+            return None
+        rows = rows_from(self._tables(txn), start, FOLLOWED)
+        return end if self.hints.follow(rows, start, end) else None
+
     def _present(self, txn: Any, keys: Sequence[bytes]) -> list[bytes]:
         with txn.cursor(self._meta) as cursor:
             # One call for all keys: a loop of lookups would take and release the GIL for each.
@@ -223,6 +302,13 @@ class Index:
         return out
 
     @_reads
+    def entries(self) -> int:
+        """How many there are."""
+        with self._read() as txn:
+            count: int = txn.stat(self._meta)["entries"]
+            return count
+
+    @_reads
     def totals(self) -> Totals:
         with self._read() as txn:
             raw = txn.get(FILE_BYTES)
@@ -244,7 +330,8 @@ class Index:
                 live += _pages(txn.stat(table))
         disk = os.stat(self.path / DATA_FILE).st_blocks * 512
         files = 0 if file_bytes is None else number(file_bytes)
-        return Totals(found["entries"], used, live * size, disk, self.uses.disk_bytes(), files)
+        beside = self.uses.disk_bytes() + self.hints.disk_bytes()
+        return Totals(found["entries"], used, live * size, disk, beside, files)
 
     # --- writes ----------------------------------------------------------------------
 
@@ -303,9 +390,12 @@ class Index:
                 writing.unqueue(PLACE.pack(serial))
 
     def pin(self, blobs: Sequence[NewBlob]) -> None:
-        """Enters blobs that eviction never sees."""
-        with self._write() as writing:
-            writing.pin(blobs)
+        """Enters blobs, unless they are there, that neither eviction nor the hints ever see."""
+        keys = [blob.key for blob in blobs]
+        if len(self.present(keys)) < len(keys):
+            with self._write() as writing:
+                writing.pin(blobs)
+        self._pinned = frozenset(keys)
 
     def touch(self, keys: Iterable[bytes], minute: int) -> None:
         """Notes that these entries were used at `minute`; absent ones are passed over.
@@ -335,6 +425,7 @@ class Index:
             return
         self._closed = True
         self.uses.close()
+        self.hints.close()
         self._env.close()
 
     # --- for this package's other modules ----------------------------------------------
@@ -373,10 +464,12 @@ class Index:
         seam = None if phase is None else self._seam
         try:
             with self._env.begin(write=True) as txn:
-                writing = Writing(self._tables(txn), self.uses)
+                writing = Writing(self._tables(txn), self.uses, self.hints)
                 if seam is not None and phase:
                     seam(phase)
                 yield writing
+                if writing.gone:
+                    self.hints.doubt(writing.gone)
                 if seam is not None:
                     seam("before-commit")
                 if writing.file_bytes or writing.recount:
@@ -386,6 +479,7 @@ class Index:
         except lmdb.Error as error:
             raise translate(error, self.path) from error
         if writing.gone:
+            self.hints.bury(writing.gone)
             # After the commit: an entry that stays keeps its time.
             self.uses.clear(writing.gone)
         if seam is not None:
@@ -411,9 +505,17 @@ class Index:
         try:
             return self._env.begin()
         except lmdb.Error as error:
-            if self._closed:
-                raise StoreClosed("the index is closed") from None
-            raise translate(error) from error
+            raise self._unreadable(error) from error
+
+    def _read_views(self) -> Any:
+        """As `_read`; keys and values are views into the map, good until it ends."""
+        try:
+            return self._env.begin(None, None, False, True)
+        except lmdb.Error as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: lmdb.Error) -> CasError:
+        return StoreClosed("the index is closed") if self._closed else translate(error)
 
 
 def _pages(stat: dict[str, int]) -> int:

@@ -6,6 +6,7 @@ record's own layout is `records`'.
 
 from __future__ import annotations
 
+from itertools import islice
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -78,6 +79,14 @@ def is_dead(tables: Tables, place: bytes, packed: bytes) -> bool:
     references = cut_action(packed).references
     with tables.txn.cursor(tables.meta) as cursor:
         return len(cursor.getmulti(references, values=False)) < len(references)
+
+
+def rows_from(tables: Tables, start: int, most: int) -> list[tuple[int, bytes]]:
+    """Up to so many rows (serial, key) of `order`, from that serial on."""
+    with tables.txn.cursor(tables.order) as cursor:
+        if not cursor.set_range(PLACE.pack(start)):
+            return []
+        return [(number(place), key) for place, key in islice(cursor.iternext(), most)]
 
 
 def seek_behind(cursor: Any, after: bytes) -> bool:

@@ -12,24 +12,19 @@ the file has holes, so that it takes room for what lives and not for every seria
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import mmap
 import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cas.errors import NoSpace
+from cas.index.mapped import Numbers
 
 STEP = 1 << 20
-"""Serials by which the file grows: 4 MiB, allocated at once, so that storing into the map
-can never find the disk full (the system would end the process)."""
+"""Serials by which the file grows."""
 
-_WIDTH = 4
-
-STEP_BYTES = STEP * _WIDTH
+STEP_BYTES = STEP * 4
 
 PAGE = 1024
 """Serials in a page of the file: what a hole is made of."""
@@ -42,21 +37,20 @@ class UseTimes:
     """The file at `path`, made if absent.  Any thread may call any method but `chunks`."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._numbers = Numbers(path, "I", STEP)
         self._lock = threading.Lock()
-        self._map: mmap.mmap | None = None
-        self._times = memoryview(b"").cast("I")
 
     def enter(self, first: int, count: int, minute: int) -> None:
         """Notes that `count` entries, from serial `first` on, were written at `minute`.
 
         Raises NoSpace when the file cannot grow.
         """
+        numbers = self._numbers
         with self._lock:
             end = first + count
-            if end > len(self._times):
-                self._reach(end - 1)
-            self._times[first:end] = memoryview(array("I", (minute,)) * count)
+            if end > len(numbers.view):
+                numbers.reach(end - 1)
+            numbers.view[first:end] = memoryview(array("I", (minute,)) * count)
 
     def store(self, serials: Iterable[int], minute: int) -> None:
         """Notes that the entries with these serials were used at `minute`.
@@ -64,20 +58,20 @@ class UseTimes:
         Raises NoSpace when the file cannot grow; what fitted was stored.
         """
         with self._lock:
-            times = self._times
+            times = self._numbers.view
             known = len(times)
             for serial in serials:
                 if serial >= known:
-                    self._reach(serial)
-                    times = self._times
+                    self._numbers.reach(serial)
+                    times = self._numbers.view
                     known = len(times)
                 times[serial] = minute
 
     def clear(self, serials: Iterable[int]) -> None:
         """Forgets entries that are gone."""
         with self._lock:
-            known = self._grown()
-            times = self._times
+            known = self._numbers.grown()
+            times = self._numbers.view
             for serial in serials:
                 # Not where there is 0 already: that would fill holes.
                 if serial < known and times[serial]:
@@ -85,10 +79,11 @@ class UseTimes:
 
     def load(self, serial: int) -> int:
         """The minute of the entry's last use; 0 where none was stored."""
+        numbers = self._numbers
         with self._lock:
-            if serial >= len(self._times):
-                self._grown()
-            return self._times[serial] if serial < len(self._times) else 0
+            if serial >= len(numbers.view):
+                numbers.grown()
+            return numbers.view[serial] if serial < len(numbers.view) else 0
 
     # --- for the janitor ---------------------------------------------------------------
 
@@ -96,22 +91,23 @@ class UseTimes:
         """All times but those in holes: (first serial, its and the following minutes), in
         ascending order.  For one thread that calls nothing else that may grow the map; a view
         is of no use once the next one is asked for."""
+        numbers = self._numbers
         with self._lock:
-            end = self._grown() * _WIDTH
+            end = numbers.grown() * numbers.width
         at = 0
         while at < end:
             try:
-                start = os.lseek(self._fd, at, os.SEEK_DATA)
+                start = os.lseek(numbers.fd, at, os.SEEK_DATA)
             except OSError as error:
                 # Only a hole is left.
                 if error.errno == errno.ENXIO:
                     return
                 raise
-            stop = min(end, os.lseek(self._fd, start, os.SEEK_HOLE))
-            first, last = start // _WIDTH, stop // _WIDTH
+            stop = min(end, os.lseek(numbers.fd, start, os.SEEK_HOLE))
+            first, last = start // numbers.width, stop // numbers.width
             while first < last:
                 next_first = min(first + CHUNK, last)
-                with self._times[first:next_first] as view:
+                with numbers.view[first:next_first] as view:
                     yield first, view
                 first = next_first
             at = max(stop, at + 1)
@@ -119,60 +115,12 @@ class UseTimes:
     def punch(self, first: int, count: int) -> bool:
         """Gives back the room of `count` serials from `first` on, multiples of `PAGE`; False
         where the file system cannot."""
-        return punch_hole(self._fd, first * _WIDTH, count * _WIDTH)
+        return self._numbers.punch(first, count)
 
     def disk_bytes(self) -> int:
         """What the file takes on disk."""
-        return os.fstat(self._fd).st_blocks * 512
+        return self._numbers.disk_bytes()
 
     def close(self) -> None:
         with self._lock:
-            self._unmap()
-            os.close(self._fd)
-
-    # --- inside, under the lock ----------------------------------------------------------
-
-    def _reach(self, serial: int) -> None:
-        size = (serial // STEP + 1) * STEP * _WIDTH
-        old = os.fstat(self._fd).st_size
-        if old < size:
-            try:
-                # What is there already has its room, or holes that are to stay.
-                os.posix_fallocate(self._fd, old, size - old)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise NoSpace(f"no room on disk for last-use times: {error}") from error
-                raise
-        self._grown()
-
-    def _grown(self) -> int:
-        """Maps the file as large as it is now, since another process may have grown it; the
-        serials that it holds."""
-        size = os.fstat(self._fd).st_size // _WIDTH * _WIDTH
-        if size > len(self._times) * _WIDTH:
-            self._unmap()
-            self._map = mmap.mmap(self._fd, size)
-            self._times = memoryview(self._map).cast("I")
-        return len(self._times)
-
-    def _unmap(self) -> None:
-        self._times.release()
-        self._times = memoryview(b"").cast("I")
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-
-
-# Not in os before Python 3.14.
-_fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
-if _fallocate is not None:
-    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
-
-
-def punch_hole(fd: int, offset: int, length: int) -> bool:
-    """Gives the bytes' room back to the file system: they read as zeros then.  False where it
-    cannot be done."""
-    if _fallocate is None:
-        return False
-    return bool(_fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length) == 0)
+            self._numbers.close()

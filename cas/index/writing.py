@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cas.index.changes import Changes, NewBlob, on_disk
+from cas.index.hints import Hints
 from cas.index.records import (
     FILE,
     IN_FILES,
@@ -44,6 +45,7 @@ class Writing:
 
     tables: Tables
     uses: UseTimes
+    hints: Hints
     recount: bool = False
     """Whether to sum up `file_bytes` of all entries anew, and `unsent_bytes`."""
     file_bytes: int = 0
@@ -64,7 +66,8 @@ class Writing:
         data: list[tuple[bytes, bytes]] = []
         order: list[tuple[bytes, bytes]] = []
         minute = changes.minute
-        serial = first = counted(txn, NEXT_SERIAL)
+        # Not 0, which is no entry to `hints`; a store's first is a pinned one.
+        serial = first = counted(txn, NEXT_SERIAL) or 1
         for blob in changes.blobs:
             key, content, generation, stored, packed = blob
             if content is not None:
@@ -97,6 +100,7 @@ class Writing:
             txn.put(NEXT_SERIAL, PLACE.pack(serial))
             # Before the commit: an entry without a time would never be evicted.
             self.uses.enter(first, serial - first, minute)
+            self.hints.enter(first, [key for _, key in order])
             with txn.cursor(in_data) as cursor:
                 cursor.putmulti(data, append=True)
             with txn.cursor(in_order) as cursor:

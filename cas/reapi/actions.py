@@ -69,7 +69,8 @@ async def _from_beyond(
     if not references.expanded or await lacking(store, runtime, references.keys):
         return action
     new = NewAction(raw, references.keys, expanded=True)
-    await runtime.wait(store.beyond.keep_action(instance, digest, new))
+    # Who asked need not wait until it is kept.
+    store.beyond.keep_action(instance, digest, new)
     store.beyond.served_action()
     return Action(raw, references.keys, expanded=True, complete=True)
 

@@ -125,7 +125,7 @@ def verifying(files: Files, fd: int, digest: Digest, *, packed: bool) -> Iterato
     check_stored(digest, hasher, size)
 
 
-def verify_bytes(digest: Digest, data: bytes | bytearray) -> None:
+def verify_bytes(digest: Digest, data: bytes | bytearray | memoryview) -> None:
     """Raises DataLoss unless `data` are the digest's bytes."""
     hasher = digest.function.new()
     hasher.update(data)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cas.digest import ENABLED, SHA256, Function
 from cas.errors import CasError, FormatMismatch, StoreInUse
+from cas.index import hints
 from cas.store.files import Files
 from cas.store.layout import FORMAT_VERSION, Layout
 
@@ -63,6 +64,7 @@ def prepare(
             files.sync_directory(path)
         # What an earlier server promised, and saw, is of no meaning to this one.
         files.remove(str(layout.space))
+        hints.clear(layout.index)
         if not layout.format.exists():
             files.write_file(layout.format, f"{FORMAT_VERSION}\n".encode())
     except BaseException:

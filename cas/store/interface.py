@@ -44,12 +44,21 @@ class Action(NamedTuple):
     """Whether every blob in `references` is present; if so, all were just used."""
 
 
+class Held(Protocol):
+    """What keeps bytes where they are."""
+
+    def release(self) -> None: ...
+
+
 class Found(NamedTuple):
     """A blob that was looked for by its hash alone."""
 
     digest: Digest
-    data: bytes | None
+    data: bytes | memoryview | None
     """All of it if that needs no file."""
+    held: Held | None = None
+    """What `data` is a view of, if it is one.  Released, or dropped, at once after use: nothing
+    is awaited with it in hand."""
 
 
 class Value(NamedTuple):
@@ -188,7 +197,7 @@ class Beyond(Protocol):
         """The ActionResult that is kept there."""
 
     def keep_action(self, instance: str, digest: Digest, action: NewAction, /) -> Pending[None]:
-        """Keeps here what `action` gave."""
+        """Keeps here what `action` gave; nobody need wait for it."""
 
     def served_action(self) -> None:
         """Counts an action result that was a miss here, and none after all."""
@@ -208,6 +217,11 @@ class BlobStore(Protocol):
 
     def missing(self, keys: Sequence[bytes], /) -> list[int]:
         """Positions, ascending, of those `keys` that are absent."""
+
+    def find_missing(self, keys: Sequence[bytes], /) -> list[int]:
+        """As `missing`, for REAPI's FindMissingBlobs: sooner done, and may take a key for present
+        that only looks like one that is, which comes about once in 10^18 looks.  Not for
+        acknowledging a write."""
 
     def contains(self, digest: Digest, /) -> bool: ...
 

@@ -122,9 +122,12 @@ class Janitor:
         self._hurry_due = 0.0
         self._pages_due = 0.0
         self._round: Work | None = None
-        self._chores: deque[Work] = deque([self._finish_removals(), self._mend_times()])
+        self._chores: deque[Work] = deque(
+            [self._finish_removals(), self._enter_hints(), self._mend_times()]
+        )
         self._chores_due = 0.0
         self._chore_due = 0.0
+        self._hints_due = 0.0
         self._orphans_due = monotonic() + ORPHANS_FIRST
         self._sweep_wanted = False
         self._stuck = False
@@ -351,6 +354,9 @@ class Janitor:
             if self._sweep_wanted:
                 self._sweep_wanted = False
                 self._chores.append(self._sweep_actions())
+            if now >= self._hints_due:
+                self._hints_due = now + LOOK_SECONDS
+                self._chores.append(self._enter_hints())
             if now >= self._orphans_due:
                 self._orphans_due = now + ORPHANS_AGAIN
                 self._chores.append(self._remove_orphans())
@@ -379,6 +385,10 @@ class Janitor:
         after: int | None = -1
         while after is not None:
             after = aging.mend_times(self._index, after)
+            yield 0.0
+
+    def _enter_hints(self) -> Work:
+        while aging.enter_hints(self._index):
             yield 0.0
 
     def _sweep_actions(self) -> Work:
@@ -439,7 +449,7 @@ class Janitor:
             self._pages_due = self._monotonic() + LOOK_SECONDS / 4
 
     def _give_back_times(self) -> Work:
-        """Pages of last-use times that hold no entry any more."""
+        """Pages of last-use times, and of tags, that hold no entry any more."""
         before: set[tuple[int, int]] = set()
         # Twice, a while apart: a use of an entry that has just gone may still be on its way, and
         # must find its page allocated.
@@ -452,6 +462,7 @@ class Janitor:
             }
             for run in before & found:
                 self._index.uses.punch(*run)
+                self._index.hints.punch(*run)
             before = found
             yield pause
 

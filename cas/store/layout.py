@@ -6,6 +6,7 @@ Rule: pure; digests, upload names and generations to paths and back.  The tree:
     DIR/lock            held by the one server of this directory
     DIR/index/          LMDB
     DIR/index/space     who was promised how much room; made anew by each server
+    DIR/index/tags, DIR/index/hints     where entries are; made anew by each server
     DIR/index/claims    which process fetches what from upstream: nothing but locks
     DIR/blobs/<function>/<first byte of the hash>/<hash>.<generation>
                         and, where the bytes are zstd, .<the blob's size>.zst

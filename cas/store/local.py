@@ -19,7 +19,7 @@ from cas.digest import FUNCTIONS, Digest, Function
 from cas.errors import CasError, DataLoss, NotFound
 from cas.index import changes, records
 from cas.index.changes import NewBlob
-from cas.index.lmdb import Index
+from cas.index.lmdb import Index, Lent
 from cas.index.records import (
     INLINE,
     PACKED,
@@ -183,6 +183,10 @@ class LocalStore:
             return found
         return set(self._index.use(keys, records.minutes(self._clock())))
 
+    def find_missing(self, keys: Sequence[bytes], /) -> list[int]:
+        missing = self._index.find_missing(keys, records.minutes(self._clock()))
+        return self.missing(keys) if missing is None else missing
+
     def missing(self, keys: Sequence[bytes], /) -> list[int]:
         found = self.present(keys)
         if len(found) == len(keys):
@@ -207,9 +211,10 @@ class LocalStore:
         self._touched.add(key)
         if data is None:
             return Found(digests.from_key(key), None)
-        size = len(data)
+        content, held = (data.view, data) if isinstance(data, Lent) else (data, None)
+        size = len(content)
         self._counts.read(size)
-        return Found(Digest(key, size), data)
+        return Found(Digest(key, size), content, held)
 
     def read_small(self, digest: Digest, /) -> bytes | None:
         key = digest.key
@@ -502,8 +507,7 @@ class LocalStore:
 
     def _pin_empty_blobs(self) -> None:
         blobs = [NewBlob(digests.empty(function).key, b"") for function in FUNCTIONS]
-        if len(self._index.present([blob.key for blob in blobs])) < len(blobs):
-            self._index.pin(blobs)
+        self._index.pin(blobs)
 
     def _touch(self, keys: Collection[bytes]) -> None:
         touched = self._touched

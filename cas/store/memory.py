@@ -57,6 +57,9 @@ class MemoryStore:
     def missing(self, keys: Sequence[bytes], /) -> list[int]:
         return [position for position, key in enumerate(keys) if key not in self._blobs]
 
+    def find_missing(self, keys: Sequence[bytes], /) -> list[int]:
+        return self.missing(keys)
+
     def contains(self, digest: Digest, /) -> bool:
         return digest.key in self._blobs
 

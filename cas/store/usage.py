@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cas.index.environment import DATA_FILE, USES_FILE
+from cas.index.hints import LEAST_BYTES
 from cas.index.lmdb import Index
 from cas.index.uses import STEP_BYTES
 from cas.store.files import entries
@@ -96,15 +97,15 @@ class Meter:
         totals = self._index.totals()
         disk = os.statvfs(self._layout.root)
         free = disk.f_bavail * disk.f_frsize
-        # The first step of last-use times comes with the first entry.
-        times = max(totals.uses_bytes, STEP_BYTES)
-        fixed = totals.file_bytes + times + self._staged + self._rest
+        # The first steps of last-use times and hints come with the first entries.
+        beside = max(totals.beside_bytes, STEP_BYTES + LEAST_BYTES)
+        fixed = totals.file_bytes + beside + self._staged + self._rest
         used = fixed + index_charge(totals.live_bytes)
         on_disk = fixed + totals.disk_bytes
         limit = on_disk + free - self._limits.disk_reserve
         if self._limits.max_size is not None:
             limit = min(limit, self._limits.max_size)
-        most = limit - self._rest - times - index_charge(0)
+        most = limit - self._rest - beside - index_charge(0)
         self._space.publish(limit - max(used, on_disk), most, before)
         return Usage(limit, used, on_disk, free, totals.entries, max(0, on_disk - used))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from cas.index.records import FILE, ActionRecord, Record, action_key, pack_actio
 from cas.index.uses import PAGE, STEP, UseTimes
 
 NOW = 1000
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    opened = Index(tmp_path, sync=False)
-    yield opened
-    opened.close()
 
 
 def key(number: int) -> bytes:

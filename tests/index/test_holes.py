@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from cas.errors import DataLoss
 from cas.index import holes
 from cas.index.changes import Changes, NewBlob
 from cas.index.lmdb import Index
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    opened = Index(tmp_path, sync=False)
-    yield opened
-    opened.close()
 
 
 def churn(index: Index, dice: random.Random, steps: int, living: int) -> dict[bytes, bytes]:

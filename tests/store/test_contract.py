@@ -114,6 +114,18 @@ class TestBlobs:
         asked = [absent.key, here.key, absent.key, here.key]
         assert store.missing(asked) == [0, 2]
 
+    def test_find_missing_says_the_same_each_time(self, store: BlobStore) -> None:
+        here = [put(store, b"here %d" % i).key for i in range(100)]
+        absent = [digests.of(b"absent %d" % i).key for i in range(100)]
+        mixed = [key for pair in zip(here, absent, strict=True) for key in pair]
+        for _ in range(3):
+            assert store.find_missing([]) == []
+            assert store.find_missing(here) == []
+            assert store.find_missing(absent) == list(range(100))
+            assert store.find_missing(mixed) == list(range(1, 200, 2))
+            assert store.find_missing(here + absent) == list(range(100, 200))
+            assert store.find_missing([absent[0], here[0], absent[0]]) == [0, 2]
+
     def test_present_gives_the_keys_that_are_here(self, store: BlobStore) -> None:
         small, large = put(store, SMALL), put(store, LARGE)
         absent = digests.of(b"absent")

@@ -241,8 +241,7 @@ def test_small_blobs_are_frames_in_the_index(layout: Layout, store: LocalStore) 
         assert record(store, packed).stored < 0.7 * packed.size
         assert store.read_small(packed) is None
         found = store.look_up(packed.key[:33])
-        assert found is not None
-        assert found == (packed, None)
+        assert found == (packed, None, None)
     for plain in (tiny, noise):
         assert record(store, plain).where == INLINE
     frame = store.open(digest).packed()

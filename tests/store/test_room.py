@@ -13,7 +13,7 @@ from cas.digest import SHA256, Digest
 from cas.errors import DigestMismatch, LimitExceeded, NoRoomYet, NoSpace
 from cas.store.admission import Admission
 from cas.store.commit import Work
-from cas.store.interface import Upload
+from cas.store.interface import Spool, Upload
 from cas.store.layout import Layout
 from cas.store.local import LocalStore
 from cas.store.memory import MemoryStore
@@ -175,6 +175,18 @@ def test_what_was_gathered_can_be_suspended_again(opener: Opener) -> None:
         held.discard()
 
 
+def finishes_once_there_is_room(store: LocalStore, spool: Spool, digest: Digest) -> None:
+    held = hold(store)
+    for _ in range(3):
+        with pytest.raises(NoRoomYet):
+            spool.finish()
+    held.discard()
+    made, pending = spool.finish()
+    pending.wait(PATIENCE)
+    assert made == digest
+    assert store.contains(digest)
+
+
 def test_a_spool_goes_on_once_there_is_room(opener: Opener) -> None:
     store = limited(opener)
     digest, data = blob(3 * MIB)
@@ -188,15 +200,7 @@ def test_a_spool_goes_on_once_there_is_room(opener: Opener) -> None:
     held.discard()
     spool.flush()
     spool.append(data[2 * MIB :])
-    held = hold(store)
-    for _ in range(3):
-        with pytest.raises(NoRoomYet):
-            spool.finish()
-    held.discard()
-    made, pending = spool.finish()
-    pending.wait(PATIENCE)
-    assert made == digest
-    assert store.contains(digest)
+    finishes_once_there_is_room(store, spool, digest)
 
 
 def test_a_spool_that_was_never_flushed_goes_on_too(opener: Opener) -> None:
@@ -204,12 +208,4 @@ def test_a_spool_that_was_never_flushed_goes_on_too(opener: Opener) -> None:
     digest, data = blob(MIB // 4)
     spool = store.spool(SHA256, len(data))
     spool.append(data)
-    held = hold(store)
-    for _ in range(3):
-        with pytest.raises(NoRoomYet):
-            spool.finish()
-    held.discard()
-    made, pending = spool.finish()
-    pending.wait(PATIENCE)
-    assert made == digest
-    assert store.contains(digest)
+    finishes_once_there_is_room(store, spool, digest)

@@ -358,7 +358,7 @@ def evict(child: Child) -> None:
         opened.callback(index.close)
         space = Space(child.layout.space, Files(), takes=False)
         opened.callback(space.close)
-        limits = SizeLimits(max_size=index.totals().disk_bytes + index.totals().uses_bytes)
+        limits = SizeLimits(max_size=index.totals().disk_bytes + index.totals().beside_bytes)
         meter = Meter(child.layout, index, space, limits)
         janitor = Janitor(
             child.layout, index, child.files, space, meter, JanitorOptions(), clock=lambda: later
