@@ -8,6 +8,7 @@ their form.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from email.utils import formatdate
 from functools import lru_cache
@@ -15,12 +16,15 @@ from http import HTTPStatus
 
 from aiohttp.web import BaseRequest
 
+from cas.store.interface import Held
+
 TEXT = b"Content-Type: text/plain; charset=utf-8\r\n"
 OCTETS = b"Content-Type: application/octet-stream\r\n"
 JSON = b"Content-Type: application/json\r\n"
 
 JOINED_BYTES = 8 << 10
-"""Content from this size on is not copied behind its head: the system gathers both."""
+"""Content from this size on is not copied behind its head: the system gathers both, and has it
+from where it lies, at once."""
 
 STALL_SECONDS = 60.0
 """A client that takes nothing for so long is dropped."""
@@ -29,25 +33,42 @@ STALL_SECONDS = 60.0
 class Answer:
     """A whole answer."""
 
-    __slots__ = ("body", "fields", "length", "sent", "status")
+    __slots__ = ("_held", "body", "fields", "length", "sent", "status")
 
     def __init__(
-        self, status: int, fields: bytes = b"", body: bytes = b"", length: int | None = None
+        self,
+        status: int,
+        fields: bytes = b"",
+        body: bytes | memoryview = b"",
+        length: int | None = None,
+        held: Held | None = None,
     ) -> None:
-        """`length` is that of the content which a GET would have, for an answer without it."""
+        """`length` is that of the content which a GET would have, for an answer without it.
+        `held` is what `body` is a view of, released once it was sent."""
         self.status = status
         self.fields = fields
         self.body = body
+        self._held = held
         self.length = len(body) if length is None else length
         self.sent = 0
         """Bytes of content that went out."""
 
     async def send(self, request: BaseRequest, *, keep_alive: bool) -> None:
         """Writes all of it; `keep_alive` is whether the connection stays open behind it."""
+        try:
+            self._write(request, keep_alive)
+        finally:
+            if self._held is not None:
+                self._held.release()
+        if request.protocol.writing_paused:
+            # A client that asks and never reads fills no memory of ours but this once.
+            async with asyncio.timeout(STALL_SECONDS):
+                await request.writer.drain()
+
+    def _write(self, request: BaseRequest, keep_alive: bool) -> None:
         head = head_of(request, self.status, self.fields, self.length, keep_alive=keep_alive)
-        if request.method == "HEAD":
-            body = b""
-        else:
+        body: bytes | memoryview = b""
+        if request.method != "HEAD":
             body = self.body
             self.sent = len(body)
         transport = request.transport
@@ -55,12 +76,30 @@ class Answer:
             raise ConnectionResetError("the client has gone")
         if len(body) < JOINED_BYTES:
             transport.write(head + body)
+        elif transport.get_write_buffer_size() or transport.get_extra_info("ssl_object"):
+            transport.writelines((head, bytes(body)))
         else:
-            transport.writelines((head, body))
-        if request.protocol.writing_paused:
-            # A client that asks and never reads fills no memory of ours but this once.
-            async with asyncio.timeout(STALL_SECONDS):
-                await request.writer.drain()
+            _write_now(transport, head, body)
+
+
+def _write_now(transport: asyncio.Transport, head: bytes, body: bytes | memoryview) -> None:
+    """To a transport where nothing waits, straight to its socket: what fits is copied once, by
+    the system, while it is in the processor's cache."""
+    if transport.is_closing():
+        raise ConnectionResetError("the client has gone")
+    try:
+        sent = os.writev(transport.get_extra_info("socket").fileno(), (head, body))
+    except BlockingIOError:
+        sent = 0
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise ConnectionResetError(str(error)) from error
+    if sent < len(head):
+        transport.writelines((head[sent:], bytes(body)))
+    elif sent < len(head) + len(body):
+        # A copy: the transport keeps what it cannot send at once.
+        transport.write(bytes(body[sent - len(head) :]))
 
 
 def head_of(

@@ -20,7 +20,7 @@ from cas.http.paths import Target
 from cas.http.sending import WORTHWHILE, Stream, compress, is_worthwhile
 from cas.reapi.blobs import kept, opened
 from cas.store.coming import Coming
-from cas.store.interface import Found
+from cas.store.interface import Found, Held
 
 COMPRESSED_FROM = 1024
 """Smaller blobs are not worth compressing, bytes."""
@@ -31,8 +31,8 @@ async def read(context: Context, request: BaseRequest, target: Target) -> Reply:
     found = context.store.look_up(target.prefix)
     if found is None:
         found = await _beyond(context, target)
-    digest, data = found
-    return await content(context, request, digest, data, compressible=True)
+    digest, data, held = found
+    return await content(context, request, digest, data, held, compressible=True)
 
 
 async def _beyond(context: Context, target: Target) -> Found:
@@ -52,9 +52,10 @@ async def write(context: Context, request: BaseRequest, target: Target) -> Reply
     body = context.body(request)
     size = body.length
     if size is None or size > WHOLE or body.encoded:
-        if (found := store.look_up(target.prefix)) is not None:
+        known = store.find(target.prefix)
+        if known is not None and store.contains(known):
             await body.discard()
-            await kept(store, runtime, found.digest)
+            await kept(store, runtime, known)
             return Answer(200)
         _, pending = await body.spooled(store, runtime, target.function, expected=target.prefix)
         await runtime.wait(pending)
@@ -73,12 +74,14 @@ async def content(
     context: Context,
     request: BaseRequest,
     digest: Digest,
-    data: bytes | None,
+    data: bytes | memoryview | None,
+    held: Held | None = None,
     *,
     fields: bytes = OCTETS,
     compressible: bool = False,
 ) -> Reply:
-    """Answers with content that is `data`, or else the blob `digest`."""
+    """Answers with content that is `data`, which may be a view of `held`, or else the blob
+    `digest`."""
     asked = request.headers
     tag = digest.hex
     fields += b'ETag: "%b"\r\n' % tag.encode()
@@ -98,7 +101,7 @@ async def content(
     if span is not None:
         fields += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.end - 1, digest.size)
         if data is not None:
-            return Answer(206, fields, data[span.start : span.end])
+            return Answer(206, fields, bytes(data[span.start : span.end]))
         return Stream(
             context.runtime, await opened(context.store, context.runtime, digest), 206, fields, span
         )
@@ -112,7 +115,7 @@ async def content(
     if data is not None:
         if as_zstd and len(packed := compress(data)) < WORTHWHILE * len(data):
             return Answer(200, _encoded(fields), packed)
-        return Answer(200, fields, data)
+        return Answer(200, fields, data, held=held)
     if request.method == "HEAD":
         return Answer(200, fields, length=digest.size)
     blob = await opened(context.store, context.runtime, digest)

@@ -256,7 +256,7 @@ async def is_worthwhile(runtime: LoopRuntime, blob: Blob) -> bool:
     return await runtime.offload(judge)
 
 
-def compress(data: bytes) -> bytes:
+def compress(data: bytes | memoryview) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL).compress(data)
 
 

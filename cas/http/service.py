@@ -123,7 +123,7 @@ class Service:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
             answer = refusal(*of(error))
-            counted.refused = answer.body.decode().rstrip("\n")
+            counted.refused = bytes(answer.body).decode().rstrip("\n")
             return answer
 
     async def _reply(self, request: BaseRequest, counted: Counted) -> Reply:

@@ -15,11 +15,20 @@ from cas.errors import DataLoss, NotFound
 from cas.index.records import PACKED
 from cas.store.adopt import verify_bytes, verify_file
 from cas.store.blobs import BytesBlob, FileBlob
+from cas.store.interface import Found
 from cas.store.local import LocalStore
 
 
 class VerifyingStore(LocalStore):
     """See `interface.BlobStore`."""
+
+    def look_up(self, prefix: bytes, /) -> Found | None:
+        found = super().look_up(prefix)
+        if found is None or found.data is None or self._is_right(found.digest, found.data):
+            return found
+        if found.held is not None:
+            found.held.release()
+        return None
 
     def read_small(self, digest: Digest, /) -> bytes | None:
         data = super().read_small(digest)
@@ -45,7 +54,7 @@ class VerifyingStore(LocalStore):
             raise NotFound(f"blob {digest} is not here")
         return blob
 
-    def _is_right(self, digest: Digest, data: bytes | bytearray) -> bool:
+    def _is_right(self, digest: Digest, data: bytes | bytearray | memoryview) -> bool:
         try:
             verify_bytes(digest, data)
         except DataLoss as error:

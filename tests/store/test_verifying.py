@@ -14,7 +14,7 @@ from cas.errors import DataLoss, NotFound
 from cas.store.layout import Layout
 from cas.store.local import open_store
 from cas.store.verifying import VerifyingStore
-from tests.store.test_fsck import LARGE, OTHER, SMALL, cut_file, put, read
+from tests.store.test_fsck import LARGE, OTHER, SMALL, cut_file, indexed, put, read
 from tests.store.test_reindex import layout as layout
 from tests.store.test_scrub import flip_file, flip_inline, lengthen_file
 
@@ -28,6 +28,32 @@ def test_what_is_right_is_read(layout: Layout) -> None:
         assert store.read_small_many([small.key]) == {small.key: SMALL}
         with pytest.raises(NotFound):
             store.open(digests.of(b"absent"))
+
+
+@pytest.mark.parametrize("size", [1000, 20_000], ids=["copied", "lent"])
+def test_bad_inline_bytes_are_not_looked_up(layout: Layout, size: int) -> None:
+    data = os.urandom(size)
+    digest = digests.of(data)
+    with closing(open_store(layout.root, kind=VerifyingStore)) as store:
+        put(store, data)
+        found = store.look_up(digest.key[:33])
+        assert found is not None
+        assert found[:2] == (digest, data)
+        assert store.look_up(digests.of(LARGE).key[:33]) == (digests.of(LARGE), None, None)
+        assert store.look_up(digests.of(b"absent").key[:33]) is None
+        del found
+    with indexed(layout) as index:
+        record = index.record(digest.key)
+        assert record is not None
+        with index.writing() as tables:
+            place = record.serial.to_bytes(8, "little")
+            tables.txn.put(place, data[:-1] + bytes([data[-1] ^ 1]), db=tables.data)
+    with closing(open_store(layout.root, kind=VerifyingStore)) as store:
+        assert store.look_up(digest.key[:33]) is None
+        assert not store.contains(digest)
+        assert store._index.reader_transactions() == []
+        put(store, data)
+        assert store.look_up(digest.key[:33]) is not None
 
 
 @pytest.mark.parametrize("damage", [flip_file, lengthen_file, cut_file])
