@@ -186,19 +186,16 @@ class ByteStream:
             if digest.size <= compressed.WHOLE_BYTES:
                 return await self._write_packed(digest, data, context)
         with self._open_uploads.one_more(context.peer()):
-            if is_new and not packed and digest.size <= self._store.inline_threshold:
-                return await self._write_small(upload_name, digest, data, name, context)
+            if is_new and not packed:
+                digests.check_size(digest, len(data))
+                gathered = self._store.gather(upload_name, digest)
+                if gathered is not None:
+                    gathered.append(data)
+                    return await _WriteStream(self, gathered, name, context, gathers=True).run(
+                        finish=False
+                    )
             upload = await self._begin(upload_name, digest, offset, data, packed)
             return await _WriteStream(self, upload, name, context).run(finish)
-
-    async def _write_small(
-        self, upload_name: str, digest: Digest, data: memoryview, name: str, context: Context
-    ) -> bytes:
-        """The first of a few messages."""
-        digests.check_size(digest, len(data))
-        upload = self._store.gather(upload_name, digest)
-        upload.append(data)
-        return await _WriteStream(self, upload, name, context, in_memory=True).run(finish=False)
 
     async def _begin(
         self, name: str, digest: Digest, offset: int, data: memoryview, packed: bool
@@ -306,16 +303,16 @@ class _WriteStream:
         name: str,
         context: Context,
         *,
-        in_memory: bool = False,
+        gathers: bool = False,
     ) -> None:
-        """`in_memory`: finishing the upload does not block."""
+        """`gathers`: the upload is one of `BlobStore.gather`."""
         self._service = service
         self._store = service._store
         self._runtime = service._runtime
         self._upload = upload
         self._name = name
         self._context = context
-        self._in_memory = in_memory
+        self._gathers = gathers
 
     async def run(self, finish: bool) -> bytes:
         """From the second message, unless the first was the last, to the response."""
@@ -357,10 +354,16 @@ class _WriteStream:
 
     async def _finish(self) -> bytes:
         upload = self._upload
-        if self._in_memory:
+        size = upload.digest.size
+        if self._gathers and size <= self._store.inline_threshold:
             pending = upload.finish()
         else:
-            pending = await self._runtime.offload(upload.finish)
+            pending = await in_room(
+                self._store,
+                self._runtime.wait,
+                size if self._gathers else 0,
+                lambda: self._runtime.offload(upload.finish),
+            )
         return await self._service.settle(pending, self._upload.offset, self._context)
 
     async def _overtaken(self, finished: bool) -> bytes:
@@ -375,7 +378,7 @@ class _WriteStream:
         """The client closed the stream without finish_write: it will go on later."""
         upload = self._upload
         # What was only in memory so far takes its room now.
-        room = upload.digest.size if self._in_memory else 0
+        room = upload.digest.size if self._gathers else 0
         size = await in_room(
             self._store,
             self._runtime.wait,

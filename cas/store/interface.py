@@ -153,6 +153,7 @@ class Upload(Protocol):
         """*Blocking.*  Checks the digest and enters the blob.
 
         On DigestMismatch the upload is discarded.  The upload is closed either way.
+        Of one that was gathered it raises NoRoomYet, and may be called again then.
         """
 
     def suspend(self, *, durable: bool = False) -> int:
@@ -269,10 +270,11 @@ class BlobStore(Protocol):
         too many uploads are open.
         """
 
-    def gather(self, name: str, digest: Digest, /) -> Upload:
-        """Begins the upload `name`, which does not exist, of a blob of up to `inline_threshold`
-        bytes.  Nothing but its `flush` and `suspend` blocks, and until one of them nobody can
-        resume it.  Raises LimitExceeded."""
+    def gather(self, name: str, digest: Digest, /) -> Upload | None:
+        """Begins the upload `name`, which does not exist, in memory: until its `flush` or
+        `suspend` nobody can resume it.  Its `finish` blocks for blobs of over `inline_threshold`
+        bytes only.  None where the blob is too large for that, or too many are gathered already.
+        Raises LimitExceeded."""
 
     def upload_exists(self, name: str, /) -> bool:
         """Whether `name` has a committed size to resume from.  Cheap."""

@@ -41,7 +41,7 @@ from cas.store.commit import MAX_TOUCHES, Committer, Staged, Work
 from cas.store.counts import ReadCounts
 from cas.store.directory import check_format
 from cas.store.files import Files, Seam
-from cas.store.gathering import GatheringUpload
+from cas.store.gathering import GatheringUpload, gather
 from cas.store.interface import (
     Action,
     Beyond,
@@ -302,8 +302,8 @@ class LocalStore:
     def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> LocalUpload:
         return self._uploads.begin(name, digest, offset, data)
 
-    def gather(self, name: str, digest: Digest, /) -> GatheringUpload:
-        return GatheringUpload(self._uploads, name, digest)
+    def gather(self, name: str, digest: Digest, /) -> GatheringUpload | None:
+        return gather(self._uploads, self._put_verified, name, digest)
 
     def upload_exists(self, name: str, /) -> bool:
         return self._uploads.exists(name)
@@ -462,16 +462,16 @@ class LocalStore:
 
     # --- inside ----------------------------------------------------------------------
 
-    def _put_verified(self, digest: Digest, data: bytes) -> Pending[None]:
+    def _put_verified(self, digest: Digest, data: Buffer, at_page: bool = False) -> Pending[None]:
         if digest.size > self.inline_threshold:
-            work = self._written(digest, data)
+            work = self._written(digest, data, at_page)
         else:
-            work = Work(Pending(), blobs=(NewBlob(digest.key, data),))
+            work = Work(Pending(), blobs=(NewBlob(digest.key, bytes(data)),))
         self._committer.submit(work)
         return work.pending
 
-    def _written(self, digest: Digest, data: Buffer) -> Work:
-        """A blob in its file, to be committed."""
+    def _written(self, digest: Digest, data: Buffer, at_page: bool = False) -> Work:
+        """A blob in its file, to be committed; `at_page`: its bytes begin at a page of memory."""
         # The generation makes the name this write's own, and nothing sees the file before
         # its record: no staging is needed.
         generation = secrets.randbits(32)
@@ -480,11 +480,11 @@ class LocalStore:
         if packed is None:
             path = self._layout.blob(digest, generation)
         else:
-            path, data = self._layout.packed(digest, generation), packed
+            path, data, at_page = self._layout.packed(digest, generation), packed, False
         size = len(data)
         self._admission.reserve(size)
         try:
-            fd = self._write_file(path, data)
+            fd = self._write_file(path, data, at_page)
         except BaseException:
             self._admission.release(size)
             raise
@@ -493,12 +493,12 @@ class LocalStore:
         blob = NewBlob(digest.key, None, generation, size, packed is not None)
         return Work(Pending(), blobs=(blob,), staged=staged)
 
-    def _write_file(self, path: str, data: Buffer) -> int:
+    def _write_file(self, path: str, data: Buffer, at_page: bool) -> int:
         fd = self.files.create(path)
         if fd is None:
             raise FileExistsError(f"{path} exists")
         try:
-            self._uploads.write_whole(fd, data)
+            self._uploads.write_whole(fd, data, at_page)
         except BaseException:
             self.files.close(fd)
             self.files.remove(path)

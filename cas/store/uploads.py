@@ -151,9 +151,13 @@ class Uploads:
         """Whether the bytes of a blob of `size` are to go straight to the disk."""
         return self.strict and size >= self._direct_threshold
 
-    def write_whole(self, fd: int, data: Buffer) -> None:
-        """Writes all of a blob's new file."""
-        if self.writes_past_cache(len(data)):
+    def write_whole(self, fd: int, data: Buffer, at_page: bool) -> None:
+        """Writes all of a blob's new file; `at_page`: the bytes begin at a page of memory."""
+        if not self.writes_past_cache(len(data)):
+            self.files.write(fd, [data], 0)
+        elif at_page:
+            self.files.write_past_cache(fd, memoryview(data), 0)
+        else:
             buffer = self.take_buffer()
             try:
                 with memoryview(buffer) as view:
@@ -163,8 +167,6 @@ class Uploads:
                         self.files.write_past_cache(fd, view[: len(part)], at)
             finally:
                 self.return_buffer(buffer)
-        else:
-            self.files.write(fd, [data], 0)
         if self.strict:
             self.files.start_writing_back(fd)
 
@@ -226,11 +228,17 @@ class Uploads:
 
     def take_buffer(self) -> mmap:
         """Memory for the bytes of one upload, until `return_buffer`; begins at a page."""
+        return self.take_buffer_for(BUFFER_BYTES) or mmap(-1, SMALL_BUFFER_BYTES, _PRIVATE)
+
+    def take_buffer_for(self, size: int) -> mmap | None:
+        """As `take_buffer`, with room for `size` bytes; None where there is none such."""
+        if size > BUFFER_BYTES:
+            return None
         with self._lock:
             if self._buffers:
                 return self._buffers.pop()
             if self._large == LARGE_BUFFERS:
-                return mmap(-1, SMALL_BUFFER_BYTES, _PRIVATE)
+                return None
             self._large += 1
         return mmap(-1, BUFFER_BYTES, _PRIVATE)
 

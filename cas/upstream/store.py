@@ -53,8 +53,9 @@ class TieredStore:
     def upload(self, name: str, digest: Digest, offset: int, data: Buffer, /) -> Upload:
         return _Upload(self._local.upload(name, digest, offset, data), self.beyond)
 
-    def gather(self, name: str, digest: Digest, /) -> Upload:
-        return _Upload(self._local.gather(name, digest), self.beyond)
+    def gather(self, name: str, digest: Digest, /) -> Upload | None:
+        upload = self._local.gather(name, digest)
+        return None if upload is None else _Upload(upload, self.beyond)
 
     def spool(self, function: Function, size: int | None, /) -> Spool:
         return _Spool(self._local.spool(function, size), self.beyond)

@@ -36,6 +36,13 @@ def begin(store: BlobStore, name: str, digest: Digest) -> Upload:
     return store.upload(name, digest, store.committed_size(name) or 0, b"")
 
 
+def gathering(store: BlobStore, name: str, digest: Digest) -> Upload:
+    """Begins the upload in memory."""
+    upload = store.gather(name, digest)
+    assert upload is not None
+    return upload
+
+
 def found(store: BlobStore, instance: str, digest: Digest) -> Action:
     """The action result that is kept there."""
     action = store.action(instance, digest)

@@ -19,10 +19,11 @@ from cas.errors import (
     UploadSuperseded,
 )
 from cas.store.interface import BlobStore, NewAction
-from tests.store.conftest import Clock, begin, found
+from tests.store.conftest import Clock, begin, found, gathering
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 19).hex().encode()  # shrinks
+gathered = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 SIZES = [1, 100, 64 << 10, (64 << 10) + 1, 300_000, 1 << 20]
 
 
@@ -226,49 +227,59 @@ class TestUploads:
             assert not store.contains(digest)
             assert store.committed_size("u") is None
 
-    def test_a_small_blob_is_gathered_in_memory(self, store: BlobStore) -> None:
-        digest = digests.of(SMALL)
-        upload = store.gather("u", digest)
-        for at in range(0, len(SMALL), 7):
+    @gathered
+    def test_a_blob_is_gathered_in_memory(self, store: BlobStore, content: bytes) -> None:
+        digest = digests.of(content)
+        upload = gathering(store, "u", digest)
+        step = len(content) // 8 + 1
+        for at in range(0, len(content), step):
             assert upload.offset == at
-            if upload.append(SMALL[at : at + 7]):
+            if upload.append(content[at : at + step]):
                 upload.flush()
         upload.finish().wait(30)
         upload.discard()
-        assert store.read_small(digest) == SMALL
+        assert read(store, digest) == content
         assert not store.upload_exists("u")
 
-    def test_what_was_gathered_is_kept_when_the_stream_breaks_off(self, store: BlobStore) -> None:
-        digest = digests.of(SMALL)
-        upload = store.gather("u", digest)
-        upload.append(SMALL[:5])
-        upload.append(SMALL[5:20])
+    @gathered
+    def test_what_was_gathered_is_kept_when_the_stream_breaks_off(
+        self, store: BlobStore, content: bytes
+    ) -> None:
+        digest = digests.of(content)
+        upload = gathering(store, "u", digest)
+        upload.append(content[:5])
+        upload.append(content[5:20])
         assert upload.suspend(durable=True) == 20
         assert upload.suspend() == 20
         assert store.committed_size("u") == 20
-        again = store.upload("u", digest, 20, SMALL[20:])
+        again = store.upload("u", digest, 20, content[20:])
         again.finish().wait(30)
-        assert store.read_small(digest) == SMALL
+        assert read(store, digest) == content
 
-    def test_what_is_gathered_can_be_flushed_before_its_end(self, store: BlobStore) -> None:
-        digest = digests.of(SMALL)
-        upload = store.gather("u", digest)
-        upload.append(SMALL[:5])
+    @gathered
+    def test_what_is_gathered_can_be_flushed_before_its_end(
+        self, store: BlobStore, content: bytes
+    ) -> None:
+        digest = digests.of(content)
+        upload = gathering(store, "u", digest)
+        upload.append(content[:5])
         upload.flush()
         assert store.committed_size("u") == 5
-        upload.append(SMALL[5:])
-        assert upload.offset == len(SMALL)
+        if upload.append(content[5:]):
+            upload.flush()
+        assert upload.offset == len(content)
         upload.finish().wait(30)
-        assert store.read_small(digest) == SMALL
+        assert read(store, digest) == content
         assert store.committed_size("u") is None
 
-    def test_what_was_gathered_is_verified(self, store: BlobStore) -> None:
-        digest = digests.of(SMALL)
-        upload = store.gather("u", digest)
+    @gathered
+    def test_what_was_gathered_is_verified(self, store: BlobStore, content: bytes) -> None:
+        digest = digests.of(content)
+        upload = gathering(store, "u", digest)
         upload.append(b"x")
         with pytest.raises(InvalidArgument, match="bytes were sent"):
-            upload.append(SMALL)
-        upload.append(SMALL[1:])
+            upload.append(content)
+        upload.append(content[1:])
         with pytest.raises(DigestMismatch):
             upload.finish()
         upload.suspend()

@@ -20,13 +20,13 @@ import pytest
 
 from cas import digest as digests
 from cas.digest import FUNCTIONS, Digest
-from cas.errors import DataLoss, NoSpace, NotFound, UploadSuperseded
+from cas.errors import DataLoss, LimitExceeded, NoSpace, NotFound, UploadSuperseded
 from cas.index.lmdb import Index
 from cas.index.records import FILE, INLINE, Record
-from cas.store import local
+from cas.store import local, uploads
 from cas.store.interface import BlobStore, Durability, NewAction
 from cas.store.layout import Layout, parse_blob
-from tests.store.conftest import Clock, Opener, begin, found
+from tests.store.conftest import Clock, Opener, begin, found, gathering
 
 SMALL = b"small" * 10
 LARGE = os.urandom(1 << 20)
@@ -560,3 +560,31 @@ class TestFaults:
         assert upload.offset == len(LARGE)
         upload.finish().wait(30)
         assert read(store, digest) == LARGE
+
+
+class TestGathering:
+    def test_what_has_no_room_in_memory_is_staged(
+        self, opener: Opener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uploads, "LARGE_BUFFERS", 2)
+        store = opener(max_open_uploads=3)
+        data = [os.urandom(uploads.BUFFER_BYTES + extra) for extra in (0, 0, 0, 1)]
+        names = [digests.of(content) for content in data]
+        assert store.gather("too large", names[3]) is None
+        for _ in range(3):
+            first = gathering(store, "0", names[0])
+            second = gathering(store, "1", names[1])
+            assert store.gather("2", names[2]) is None
+            small = gathering(store, "small", digests.of(b"small"))
+            with pytest.raises(LimitExceeded):
+                gathering(store, "one more", names[2])
+            first.append(data[0])
+            first.finish().wait(30)
+            first = gathering(store, "2", names[2])
+            first.append(data[2][:-1])
+            assert first.suspend() == len(data[2]) - 1
+            second.discard()
+            store.upload("2", names[2], len(data[2]) - 1, b"").discard()
+            small.discard()
+        assert store.contains(names[0])
+        assert not store.contains(names[2])

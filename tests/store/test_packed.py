@@ -27,6 +27,7 @@ from cas.store.local import LocalStore, StoreOptions, open_store
 from cas.store.packed import FRAME_BYTES, PackedReader
 from cas.store.reindex import reindex
 from cas.store.verifying import VerifyingStore
+from tests.store.conftest import gathering
 from tests.store.test_fsck import NOW, indexed, put, read, run
 
 ZSTD = StoreOptions(compression="zstd")
@@ -230,7 +231,7 @@ SMALL = TEXT[:5_000]
 
 def test_small_blobs_are_frames_in_the_index(layout: Layout, store: LocalStore) -> None:
     digest, tiny, noise = put(store, SMALL), put(store, TEXT[:300]), put(store, NOISE[:5_000])
-    gathered = store.gather("g", digests.of(SMALL[1:]))
+    gathered = gathering(store, "g", digests.of(SMALL[1:]))
     gathered.append(SMALL[1:])
     gathered.finish().wait(30)
     for data in (SMALL, SMALL[1:], TEXT[:300], NOISE[:5_000]):

@@ -20,7 +20,7 @@ from cas.store.memory import MemoryStore
 from cas.store.pending import Pending, failed, resolved
 from cas.store.room import in_room, in_room_blocking, short_of
 from cas.store.usage import Meter, SizeLimits
-from tests.store.conftest import Opener
+from tests.store.conftest import Opener, gathering
 
 MIB = 1 << 20
 PATIENCE = 40.0
@@ -149,7 +149,7 @@ def test_who_has_waited_too_long_is_refused_although_there_is_room(opener: Opene
 def test_what_was_gathered_can_be_suspended_again(opener: Opener) -> None:
     store = limited(opener, max_open_uploads=2)
     digest, data = blob(8000)
-    upload = store.gather("u", digest)
+    upload = gathering(store, "u", digest)
     upload.append(data[:3000])
     held = hold(store)
     for _ in range(3):
@@ -159,20 +159,35 @@ def test_what_was_gathered_can_be_suspended_again(opener: Opener) -> None:
     assert upload.offset == 3000
     # It is still one of two.
     with pytest.raises(LimitExceeded, match="max_open_uploads"):
-        store.gather("another", digest)
+        gathering(store, "another", digest)
     held.discard()
     assert upload.suspend(durable=True) == 3000
     store.upload("u", digest, 3000, data[3000:]).finish().wait(PATIENCE)
     assert store.read_small(digest) == data
     # Nor is one counted that went without.
     for _ in range(3):
-        upload = store.gather("u", digests.of(b"another"))
+        upload = gathering(store, "u", digests.of(b"another"))
         upload.append(b"an")
         held = hold(store)
         with pytest.raises(NoRoomYet):
             upload.flush()
         upload.discard()
         held.discard()
+
+
+def test_what_was_gathered_can_be_finished_again(opener: Opener) -> None:
+    store = limited(opener, inline_threshold=1000)
+    digest, data = blob(8000)
+    upload = gathering(store, "u", digest)
+    upload.append(data)
+    held = hold(store)
+    for _ in range(3):
+        with pytest.raises(NoRoomYet) as caught:
+            upload.finish()
+        assert caught.value.size == 8000
+    held.discard()
+    upload.finish().wait(PATIENCE)
+    assert store.contains(digest)
 
 
 def finishes_once_there_is_room(store: LocalStore, spool: Spool, digest: Digest) -> None:

@@ -36,6 +36,7 @@ from cas.upstream.opening import TierOptions, open_tier
 from cas.upstream.patience import Breaker
 from cas.upstream.sending import SENT_WHOLE
 from cas.upstream.trying import Patience
+from tests.store.conftest import gathering
 from tests.upstream.bucket import Bucket
 from tests.upstream.test_tier import PATIENCE, name_of, put, read, some_bytes, until
 
@@ -131,7 +132,7 @@ class TestWrites:
         if upload.append(data[100_000:]):
             upload.flush()
         upload.finish().wait(PATIENCE)
-        small = node.store.gather("other", digests.of(b"small"))
+        small = gathering(node.store, "other", digests.of(b"small"))
         small.append(b"small")
         small.finish().wait(PATIENCE)
         for content in (b"spooled", some_bytes(300_000, 1)):

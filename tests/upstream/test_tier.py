@@ -26,6 +26,7 @@ from cas.upstream.opening import TierOptions
 from cas.upstream.patience import COOL_SECONDS, MAX_COOL_SECONDS, Breaker
 from cas.upstream.store import TieredStore
 from cas.upstream.trying import Patience
+from tests.store.conftest import gathering
 from tests.upstream.bucket import Bucket
 from tests.upstream.conftest import OPTIONS, Node
 
@@ -436,7 +437,7 @@ class TestWrites:
         if upload.append(data[100_000:]):
             upload.flush()
         upload.finish().wait(PATIENCE)
-        small = store.gather("other", digests.of(b"small"))
+        small = gathering(store, "other", digests.of(b"small"))
         small.append(b"small")
         small.finish().wait(PATIENCE)
         spool = store.spool(digests.SHA256, None)
