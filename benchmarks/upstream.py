@@ -1,8 +1,8 @@
 """``python -m benchmarks.upstream``: nodes over one object store, what they cost it, and a peer.
 
-Rule: a real object store (s3proxy, of tests/upstream/setup) and a real Bazel; what the object store
-is asked is counted on its way there, by what every server's requests pass, so that servers are
-not asked about themselves.
+Rule: a real object store (s3proxy, of tests/upstream/setup, or Garage) and a real Bazel; what the
+object store is asked is counted on its way there, by what every server's requests pass, so that
+servers are not asked about themselves.
 
 * build: a build is filled through one server, and again by others with empty disks, then once more.
 * digests: FindMissingBlobs of a thousand digests, with and without a shared index.
@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import bazel
-from cas.upstream.obstores import connect
+from cas.upstream.obstores import ObStore
 from tests.conformance.client import MIB, Blob, Client, fresh
-from tests.server.serving import ROOT, Server, until
+from tests.server.serving import ROOT, Server, free_port, listens, until
 from tests.upstream import real
+from tests.upstream.garage import Garage
 
 HEAD_PRICE = 0.40
 """Dollars for a million reads or HEADs, as S3 and Google take it for their standard classes, …"""
@@ -150,9 +151,11 @@ def _length(head: bytes) -> int:
 class Stage:
     """An object store, and what is started over it."""
 
-    def __init__(self, directory: Path, running: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, running: ExitStack, objects: real.ObjectStore | Garage
+    ) -> None:
         self.directory = directory
-        self.objects = real.ObjectStore(directory)
+        self.objects = objects
         self.objects.start()
         running.callback(self.objects.kill)
         self.counter = Counter(self.objects.port)
@@ -165,10 +168,10 @@ class Stage:
             process = subprocess.Popen(
                 [sys.executable, "-m", "cas", "serve", "--dir", str(self.directory / name),
                  "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", "2",
-                 "--upstream", "s3://bucket/team", "--upstream-region", "here",
-                 "--upstream-endpoint", f"http://{endpoint or self.endpoint}", *more],
+                 *self.objects.flags, "--upstream-endpoint",
+                 f"http://{endpoint or self.endpoint}", *more],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                env={**os.environ, **real.CREDENTIALS},
+                env={**os.environ, **self.objects.environ},
             )  # fmt: skip
         try:
             server = Server(process, log)
@@ -180,32 +183,26 @@ class Stage:
 
     @contextmanager
     def bazel_remote(self, program: str, name: str) -> Iterator[str]:
-        with socket.socket() as free, socket.socket() as other:
-            free.bind(("127.0.0.1", 0))
-            other.bind(("127.0.0.1", 0))
-            port, http = free.getsockname()[1], other.getsockname()[1]
+        port, http = free_port(), free_port()
+        given = self.objects.environ
         process = subprocess.Popen(
             [program, "--dir", str(self.directory / name), "--max_size", "50",
              "--storage_mode", "uncompressed", "--access_log_level", "none",
              "--grpc_address", f"127.0.0.1:{port}", "--http_address", f"127.0.0.1:{http}",
              "--s3.endpoint", self.endpoint, "--s3.bucket", "bucket", "--s3.prefix", "peer",
-             "--s3.disable_ssl", "--s3.auth_method", "access_key", "--s3.region", "here",
-             "--s3.access_key_id", real.CREDENTIALS["AWS_ACCESS_KEY_ID"],
-             "--s3.secret_access_key", real.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]],
+             "--s3.disable_ssl", "--s3.auth_method", "access_key",
+             "--s3.region", self.objects.region,
+             "--s3.access_key_id", given["AWS_ACCESS_KEY_ID"],
+             "--s3.secret_access_key", given["AWS_SECRET_ACCESS_KEY"]],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            until(lambda: _listens(port) or process.poll() is not None, "it listens")
+            until(lambda: listens(port) or process.poll() is not None, "it listens")
             assert process.poll() is None
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def builds(stage: Stage, program: str, peer: str | None, rounds: int, actions: int) -> None:
@@ -305,7 +302,7 @@ def cold(stage: Stage, rounds: int, line: float) -> None:
                 # A connection to the object store, as a node has that serves.
                 client.missing(fresh(20))
                 _over_http(node.http, fresh(20))
-                own = asyncio.run(_itself(endpoint, blob))
+                own = asyncio.run(_itself(stage.objects.itself(f"http://{endpoint}"), blob))
                 first, took = (
                     _over_http(node.http, blob) if how == "http" else _over_grpc(client, blob)
                 )
@@ -347,10 +344,7 @@ def _over_http(address: str, blob: Blob) -> tuple[float, float]:
         return first, time.monotonic() - began
 
 
-async def _itself(endpoint: str, blob: Blob) -> float:
-    keys = {k.lower().removeprefix("aws_"): v for k, v in real.CREDENTIALS.items()}
-    given = {"endpoint": f"http://{endpoint}", "region": "here"}
-    store = connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
+async def _itself(store: ObStore, blob: Blob) -> float:
     key = f"v1/cas/sha256/{blob.hash[:2]}/{blob.hash}"
     await store.head(key)
     began = time.monotonic()
@@ -367,12 +361,17 @@ def main() -> int:
     parser.add_argument("--actions", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5, help="of builds and cold reads")
     parser.add_argument(
+        "--garage", action="store_true", help="over Garage (CAS_GARAGE, or on PATH), not s3proxy"
+    )
+    parser.add_argument(
         "--line", type=float, default=0, help="Mbit/s between nodes and the object store, for that"
     )
     options = parser.parse_args()
     what = options.what or ["build", "digests", "cold"]
     with tempfile.TemporaryDirectory(prefix="cas-upstream-") as name, ExitStack() as running:
-        stage = Stage(Path(name), running)
+        directory = Path(name)
+        objects = Garage(directory) if options.garage else real.ObjectStore(directory)
+        stage = Stage(directory, running, objects)
         if "build" in what:
             builds(stage, options.bazel, options.bazel_remote, options.rounds, options.actions)
         if "digests" in what:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PATIENCE = 40.0
 """Seconds for anything to happen: generous, since a busy machine is no failure."""
+
+
+def free_port() -> int:
+    """Of loopback, for a program that does not tell which port it picked."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port: int = one.getsockname()[1]
+    return port
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Server:

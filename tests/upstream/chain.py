@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.conformance.client import MIB, Client, fresh
-from tests.server.serving import end, gone, spawn, until
+from tests.server.serving import end, free_port, gone, listens, spawn, until
 from tests.upstream import fleet
 from tests.upstream.fleet import Node
 
@@ -42,7 +41,8 @@ class Above:
         self._directory.mkdir()
         self._log = scratch / "above.log"
         self._kind = kind
-        self.address, other = _free(), _free()
+        self._port = free_port()
+        self.address, other = f"127.0.0.1:{self._port}", f"127.0.0.1:{free_port()}"
         if kind == "cas":
             program = [sys.executable, "-m", "cas", "serve"]
             options = ["--dir", str(self._directory), "--grpc", self.address, "--http", "none"]
@@ -67,9 +67,7 @@ class Above:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()
-        host, _, port = self.address.rpartition(":")
-        with socket.socket() as one:
-            return one.connect_ex((host, int(port))) == 0
+        return listens(self._port)
 
     def kill(self) -> None:
         if self._process is None:
@@ -82,11 +80,6 @@ class Above:
         for pid in ids:
             until(lambda: gone(pid), "its processes end")  # noqa: B023
         self._process = None
-
-
-def _free() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return f"127.0.0.1:{one.getsockname()[1]}"
 
 
 def _group(leader: int) -> list[int]:

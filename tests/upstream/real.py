@@ -69,6 +69,7 @@ class ObjectStore:
     """s3proxy over a directory.  See `Store`."""
 
     environ = CREDENTIALS
+    region = "here"
     wrong: ClassVar = {"AWS_SECRET_ACCESS_KEY": "wrong"}
 
     def __init__(self, scratch: Path) -> None:
@@ -89,10 +90,10 @@ class ObjectStore:
     @property
     def flags(self) -> Sequence[str]:
         return ("--upstream", "s3://bucket/team", "--upstream-endpoint", self.endpoint,
-                "--upstream-region", "here")  # fmt: skip
+                "--upstream-region", self.region)  # fmt: skip
 
-    def itself(self) -> ObStore:
-        given = {"endpoint": self.endpoint, "region": "here"}
+    def itself(self, endpoint: str = "") -> ObStore:
+        given = {"endpoint": endpoint or self.endpoint, "region": self.region}
         keys = {name.lower().removeprefix("aws_"): value for name, value in CREDENTIALS.items()}
         return connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
 

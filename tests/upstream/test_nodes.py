@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from cas.upstream.nodes import HEADER, MOST, SECONDS, Nodes
 from tests.conformance.client import Client, fails, fresh
-from tests.server.serving import PATIENCE, ROOT, Server, end, spawn, until
+from tests.server.serving import PATIENCE, ROOT, Server, end, free_port, spawn, until
 from tests.upstream.fleet import Node
 
 NAMES = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -65,7 +64,7 @@ class Ring:
     """Nodes, each of which is the next one's client, and the first one the last one's."""
 
     def __init__(self, scratch: Path, size: int) -> None:
-        self.addresses = [_free() for _ in range(size)]
+        self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(size)]
         self.servers: list[Server] = []
         for n, address in enumerate(self.addresses):
             upstream = self.addresses[(n + 1) % size]
@@ -86,11 +85,6 @@ class Ring:
 
     def stop(self) -> None:
         end(*self.servers)
-
-
-def _free() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return f"127.0.0.1:{one.getsockname()[1]}"
 
 
 @pytest.fixture
