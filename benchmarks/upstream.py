@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import bazel
+from benchmarks.bare import over_grpc, over_http
 from cas.upstream.obstores import ObStore
 from tests.conformance.client import MIB, Blob, Client, fresh
 from tests.server.serving import ROOT, Server, free_port, listens, until
@@ -301,10 +301,10 @@ def cold(stage: Stage, rounds: int, line: float) -> None:
             for blob in large:
                 # A connection to the object store, as a node has that serves.
                 client.missing(fresh(20))
-                _over_http(node.http, fresh(20))
+                over_http(node.http, fresh(20))
                 own = asyncio.run(_itself(stage.objects.itself(f"http://{endpoint}"), blob))
                 first, took = (
-                    _over_http(node.http, blob) if how == "http" else _over_grpc(client, blob)
+                    over_http(node.http, blob) if how == "http" else over_grpc(node.address, blob)
                 )
                 ratios[how].append(took / own)
                 firsts[how].append(first)
@@ -317,31 +317,6 @@ def cold(stage: Stage, rounds: int, line: float) -> None:
             f"{how}: median {statistics.median(ratios[how]):.2f} of the object store's own client, "
             f"first byte after {statistics.median(firsts[how]) * 1e3:.0f} ms"
         )
-
-
-def _over_grpc(client: Client, blob: Blob) -> tuple[float, float]:
-    began, first, size = time.monotonic(), 0.0, 0
-    for part in client.reading(blob.name):
-        first = first or time.monotonic() - began
-        size += len(part.data)
-    assert size == blob.size
-    return first, time.monotonic() - began
-
-
-def _over_http(address: str, blob: Blob) -> tuple[float, float]:
-    """By a client that costs next to nothing."""
-    host, _, port = address.rpartition(":")
-    buffer = bytearray(1 << 20)
-    with socket.create_connection((host, int(port))) as connection:
-        began, first, size = time.monotonic(), 0.0, 0
-        connection.sendall(
-            f"GET /cas/{blob.hash} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-        )
-        while count := connection.recv_into(buffer):
-            first = first or time.monotonic() - began
-            size += count
-        assert size > blob.size or blob.size < MIB
-        return first, time.monotonic() - began
 
 
 async def _itself(store: ObStore, blob: Blob) -> float:
