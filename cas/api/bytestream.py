@@ -41,9 +41,9 @@ MANY_READS = 64
 FEWER_READ_BYTES = 128 << 10
 """… and each further response holds this much, for more CPU: a thousand of them are 128 MiB."""
 
-COMING_BYTES = 2 << 20
-"""Most of one that is still on its way here and has come in pieces: about `READ_BYTES` each, and
-rather more than a crumb in a message of its own."""
+COMING_BYTES = 3 << 20
+"""Most of one that is still on its way here and has come in pieces: about 2 MiB each, and rather
+more than a crumb in a message of its own.  Clients take 4 MiB."""
 
 SERVICE = "google.bytestream.ByteStream"
 

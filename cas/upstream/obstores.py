@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "az", "file", "memory")
 
-PIECE = 1 << 20
-"""Bytes in which objects come, at least, but for the last."""
+PIECE = 2 << 20
+"""Bytes in which objects come, at least, but for the last.  Each costs the loop a quarter of a
+millisecond: in pieces of half the size a cold read over HTTP takes a quarter more CPU."""
 PART = 8 << 20
 """Bytes of one part of an object that is sent in parts: S3 takes 10,000 of them, 5 MiB or more."""
 PARTS_AT_ONCE = 2
