@@ -87,9 +87,9 @@ class GatheringUpload:
         if self._staged is not None:
             return self._staged.finish()
         try:
-            with self._content() as data:
-                digests.verify(self.digest, data)
-                pending = self._put_verified(self.digest, data, self._buffer is not None)
+            data = self._content()
+            digests.verify(self.digest, data)
+            pending = self._put_verified(self.digest, data, self._buffer is not None)
         except NoRoomYet:
             raise
         except BaseException:
@@ -116,8 +116,7 @@ class GatheringUpload:
             # It counts as open once more there.
             self._uploads.released()
             try:
-                with self._content() as data:
-                    self._staged = self._uploads.begin(self._name, self.digest, 0, data)
+                self._staged = self._uploads.begin(self._name, self.digest, 0, self._content())
             except NoRoomYet:
                 # To be asked for again.
                 self._uploads.admit()
@@ -128,9 +127,9 @@ class GatheringUpload:
             self._forget()
         return self._staged
 
-    def _content(self) -> memoryview:
+    def _content(self) -> Buffer:
         if self._buffer is None:
-            return memoryview(b"".join(self._parts))
+            return b"".join(self._parts)
         return memoryview(self._buffer)[: self.offset]
 
     def _forget(self) -> None:

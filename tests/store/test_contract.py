@@ -239,6 +239,7 @@ class TestUploads:
         upload.finish().wait(30)
         upload.discard()
         assert read(store, digest) == content
+        assert store.read_small(digest) == (SMALL if content is SMALL else None)
         assert not store.upload_exists("u")
 
     @gathered
@@ -255,6 +256,7 @@ class TestUploads:
         again = store.upload("u", digest, 20, content[20:])
         again.finish().wait(30)
         assert read(store, digest) == content
+        assert store.read_small(digest) == (SMALL if content is SMALL else None)
 
     @gathered
     def test_what_is_gathered_can_be_flushed_before_its_end(
@@ -270,6 +272,7 @@ class TestUploads:
         assert upload.offset == len(content)
         upload.finish().wait(30)
         assert read(store, digest) == content
+        assert store.read_small(digest) == (SMALL if content is SMALL else None)
         assert store.committed_size("u") is None
 
     @gathered

@@ -14,16 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
-from cas.upstream.obstores import ObStore, connect
 from tests.server.serving import free_port, listens, until
 from tests.upstream import real
-
-BUCKET = "bucket"
 
 
 def program() -> str | None:
@@ -31,53 +28,34 @@ def program() -> str | None:
     return os.environ.get("CAS_GARAGE") or shutil.which("garage")
 
 
-class Garage:
-    """One node of it, over a directory.  See `real.Store`."""
+class Garage(real.S3):
+    """One node of it, over a directory."""
 
-    environ: ClassVar = {
+    environ: ClassVar[Mapping[str, str]] = {
         "AWS_ACCESS_KEY_ID": "GK" + 24 * "c",
         "AWS_SECRET_ACCESS_KEY": 64 * "5",
     }
     region = "garage"
-    wrong: ClassVar = {"AWS_SECRET_ACCESS_KEY": 64 * "6"}
+    wrong: ClassVar[Mapping[str, str]] = {"AWS_SECRET_ACCESS_KEY": 64 * "6"}
 
     def __init__(self, scratch: Path) -> None:
         self._log = scratch / "garage.log"
         self._config = scratch / "garage.toml"
-        self._port = free_port()
+        self.port = free_port()
         (scratch / "objects").mkdir()
         self._config.write_text(
             f'metadata_dir = "{scratch}/objects/meta"\n'
             f'data_dir = "{scratch}/objects/data"\n'
             f'db_engine = "lmdb"\nreplication_factor = 1\n'
             f'rpc_bind_addr = "127.0.0.1:{free_port()}"\nrpc_secret = "{secrets.token_hex(32)}"\n'
-            f'[s3_api]\ns3_region = "{self.region}"\napi_bind_addr = "127.0.0.1:{self._port}"\n'
+            f'[s3_api]\ns3_region = "{self.region}"\napi_bind_addr = "127.0.0.1:{self.port}"\n'
         )
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def port(self) -> int:
-        return self._port
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def flags(self) -> Sequence[str]:
-        return ("--upstream", f"s3://{BUCKET}/team", "--upstream-endpoint", self.endpoint,
-                "--upstream-region", self.region)  # fmt: skip
-
-    def itself(self, endpoint: str = "") -> ObStore:
-        keys = {name.lower().removeprefix("aws_"): value for name, value in self.environ.items()}
-        given = {"endpoint": endpoint or self.endpoint, "region": self.region, **keys}
-        return connect(f"s3://{BUCKET}/team", given, connect_timeout=5)
 
     def start(self) -> None:
         found = program()
         assert found is not None
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [found, "--config", str(self._config), "server", "--single-node",
                  "--default-access-key", "--default-bucket"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -85,20 +63,15 @@ class Garage:
                     **os.environ,
                     "GARAGE_DEFAULT_ACCESS_KEY": self.environ["AWS_ACCESS_KEY_ID"],
                     "GARAGE_DEFAULT_SECRET_KEY": self.environ["AWS_SECRET_ACCESS_KEY"],
-                    "GARAGE_DEFAULT_BUCKET": BUCKET,
+                    "GARAGE_DEFAULT_BUCKET": "bucket",
                 },
             )  # fmt: skip
         until(self._listens, "Garage listens")
 
     def _listens(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
-        return listens(self._port)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        assert self.process is not None
+        assert self.process.poll() is None, self._log.read_text()
+        return listens(self.port)
 
 
 def main() -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -65,23 +64,14 @@ class Store(Protocol):
     def kill(self) -> None: ...
 
 
-class ObjectStore:
-    """s3proxy over a directory.  See `Store`."""
+class S3:
+    """What is the same of all that speak S3's protocol.  See `Store`."""
 
-    environ = CREDENTIALS
+    environ: ClassVar[Mapping[str, str]] = CREDENTIALS
+    wrong: ClassVar[Mapping[str, str]] = {"AWS_SECRET_ACCESS_KEY": "wrong"}
     region = "here"
-    wrong: ClassVar = {"AWS_SECRET_ACCESS_KEY": "wrong"}
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        (scratch / "objects" / "bucket").mkdir(parents=True)
-        (scratch / "logback.xml").write_text(
-            '<configuration><appender name="out" class="ch.qos.logback.core.ConsoleAppender">'
-            "<encoder><pattern>%msg%n</pattern></encoder></appender>"
-            '<root level="warn"><appender-ref ref="out"/></root></configuration>'
-        )
-        self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
+    port = 0
+    process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
@@ -94,8 +84,26 @@ class ObjectStore:
 
     def itself(self, endpoint: str = "") -> ObStore:
         given = {"endpoint": endpoint or self.endpoint, "region": self.region}
-        keys = {name.lower().removeprefix("aws_"): value for name, value in CREDENTIALS.items()}
+        keys = {name.lower().removeprefix("aws_"): value for name, value in self.environ.items()}
         return connect("s3://bucket/team", {**given, **keys}, connect_timeout=5)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+class ObjectStore(S3):
+    """s3proxy over a directory."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        (scratch / "objects" / "bucket").mkdir(parents=True)
+        (scratch / "logback.xml").write_text(
+            '<configuration><appender name="out" class="ch.qos.logback.core.ConsoleAppender">'
+            "<encoder><pattern>%msg%n</pattern></encoder></appender>"
+            '<root level="warn"><appender-ref ref="out"/></root></configuration>'
+        )
 
     def start(self) -> None:
         (self._scratch / "properties").write_text(
@@ -108,7 +116,7 @@ class ObjectStore:
             f"jclouds.filesystem.basedir={self._scratch / 'objects'}\n"
         )
         with (self._scratch / "s3proxy.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 ["java", "-Xmx256m", f"-Dlogback.configurationFile={self._scratch}/logback.xml",
                  "-cp", f"{HOME}/lib/*", "org.gaul.s3proxy.Main",
                  "--properties", str(self._scratch / "properties")],
@@ -117,7 +125,7 @@ class ObjectStore:
         until(self._listens, "the object store listens")
 
     def _listens(self) -> bool:
-        process = self._process
+        process = self.process
         assert process is not None
         assert process.poll() is None, (self._scratch / "s3proxy.log").read_text()
         # Port 0 was picked by the system: what it is, the system tells.
@@ -125,11 +133,6 @@ class ObjectStore:
         if found:
             self.port = found
         return bool(found)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
 
 
 def listening(pid: int) -> int:
